@@ -1,0 +1,101 @@
+"""A run before it starts: configuration, network and data, checked against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from bptcnn.config import RunConfig
+from bptcnn.data import DataPair, Samples
+from bptcnn.data.subset import hold_out
+from bptcnn.errors import ConfigError
+from bptcnn.inner import Learner, LocalWorker
+from bptcnn.models import ModelConfig, build
+from bptcnn.outer.allocation import Plan
+from bptcnn.outer.coordinator import Setup
+
+Factory = ModelConfig | Callable[..., nn.Module]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every process of a run needs to know; sent to workers as it is.
+
+    Attributes:
+        config: the recipe.
+        model: a registered name or the user's factory.
+        train: what workers train on.
+        test: what accuracy is measured on.
+        validation: training samples held out for Q, if the rule asks for it.
+    """
+
+    config: RunConfig
+    model: Factory
+    train: Samples
+    test: Samples
+    validation: Samples | None
+
+    def network(self) -> nn.Module:
+        """Build the network; the same weights each time."""
+        return build(self.model, self.train.shape, self.train.num_classes, self.config.seed)
+
+    def learner(self, network: nn.Module) -> Learner:
+        """The arithmetic of one worker, on a network of its own."""
+        return Learner(network, self.train, self.config.optimizer, self.config.precision, self.validation)
+
+    def local_worker(self, learner: Learner | None) -> LocalWorker:
+        """A worker's side of the exchange; without a learner it only keeps time."""
+        return LocalWorker(self.config.batch_size, self.config.optimizer, self.config.schedule, learner)
+
+    def setup(self, *, num_weights: int, session: int) -> Setup:
+        """The coordinator's fixed facts.
+
+        Args:
+            num_weights: length of the weight vector.
+            session: restarts so far.
+        """
+        config = self.config
+        plan = Plan(len(self.train), config.epochs, config.batch_size, config.exchange.every, config.seed)
+        return Setup(
+            plan=plan,
+            allocation=config.allocation,
+            strategy=config.strategy,
+            exchange=config.exchange,
+            faults=config.faults,
+            evaluation=config.evaluation,
+            checkpoint=config.checkpoint,
+            num_workers=config.workers.count,
+            vector_bytes=4 * num_weights,
+            session=session,
+        )
+
+
+def prepare(config: RunConfig, model: Factory | None, data: DataPair) -> Job:
+    """Check that the pieces fit and hold out what the rule needs.
+
+    Args:
+        config: the recipe.
+        model: the user's factory; None for the recipe's.
+        data: training and test set.
+
+    Returns:
+        The job.
+
+    Raises:
+        ConfigError: the validation subset would take half of the training data or more.
+        ModelError: the network cannot be built or does not fit the data.
+    """
+    train: Samples = data.train
+    validation: Samples | None = None
+    if config.strategy.accuracy_from == "validation":
+        count = config.evaluation.validation
+        if 2 * count > len(train):
+            raise ConfigError(
+                f"evaluation.validation = {count} is more than half of the {len(train)} training samples: lower it"
+            )
+        train, validation = hold_out(train, count, config.seed)
+    job = Job(config, model or config.model, train, data.test, validation)
+    job.network()
+    return job

@@ -1,0 +1,126 @@
+"""The record of a run: every event the coordinator heard and every command it gave, in one file.
+
+From ``events.jsonl`` a run can be played again, see ``replay``.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from typing_extensions import Self
+
+from bptcnn.outer.messages import Command, Evaluated, Event, Lease, Pushed, Send
+from bptcnn.telemetry import EventLog, TensorBoardLog
+
+
+class Journal:
+    """Writes JSON lines for programs and TensorBoard scalars for people.
+
+    Args:
+        events_path: ``events.jsonl`` of the run.
+        tensorboard_path: folder of the TensorBoard file.
+        start_s: wall time at which the run's clock stood at 0; 0 for a virtual clock.
+    """
+
+    def __init__(self, events_path: Path, tensorboard_path: Path, start_s: float) -> None:
+        self._log = EventLog(events_path)
+        self._board = TensorBoardLog(tensorboard_path, start_s)
+        self._sizes: dict[int, int] = {}
+
+    def event(self, event: Event, now: float) -> None:
+        """Write an event, as the coordinator is about to hear it.
+
+        Args:
+            event: what happened.
+            now: the run's clock, seconds.
+        """
+        record = plain(event)
+        if isinstance(event, Pushed):
+            record["samples"] = self._sizes.pop(event.lease, 0)
+        self._log.write(now, name_of(type(event)), **record)
+
+    def command(self, command: Command, now: float) -> None:
+        """Write a command, as it is about to be carried out.
+
+        Args:
+            command: what is ordered.
+            now: the run's clock, seconds.
+        """
+        if isinstance(command, Send):
+            self._sizes.update((lease.id, lease.size) for lease in command.leases)
+        self._log.write(now, name_of(type(command)), **plain(command))
+
+    def curves(self, event: Event, now: float, committed: int) -> None:
+        """Draw what an event adds to the TensorBoard curves, against committed samples.
+
+        Args:
+            event: as handled.
+            now: the run's clock, seconds.
+            committed: samples committed after it.
+        """
+        if isinstance(event, Pushed):
+            self._board.scalar(f"train_loss/worker_{event.worker}", event.loss, committed, now)
+            self._board.scalar(f"train_accuracy/worker_{event.worker}", event.accuracy, committed, now)
+        if isinstance(event, Evaluated):
+            self._board.scalar("test_accuracy", event.accuracy, event.committed, now)
+
+    def session(self, number: int, now: float, restored: Path | None) -> None:
+        """Note that a server began to work on this run.
+
+        Args:
+            number: sessions before this one.
+            now: the run's clock, seconds.
+            restored: the checkpoint that it goes on from; None if it begins anew.
+        """
+        self._log.write(now, "session_started", session=number, checkpoint=restored.name if restored else None)
+
+    def flush(self) -> None:
+        """Hand all that was written so far to the operating system."""
+        self._log.flush()
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        self._log.close()
+        self._board.close()
+
+    def __enter__(self) -> Self:
+        """Use as a context manager."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def plain(message: Event | Command) -> dict[str, Any]:
+    """A message as JSON values: vectors left out, leases by number, size and checksum of their indices.
+
+    Args:
+        message: an event or a command.
+
+    Returns:
+        Its fields.
+    """
+    values = {field.name: getattr(message, field.name) for field in fields(message)}
+    return {name: _value(value) for name, value in values.items() if name not in ("delta", "weights")}
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_value(part) for part in value]
+    if isinstance(value, Lease):
+        checksum = zlib.crc32(np.ascontiguousarray(value.indices).tobytes())
+        return {"id": value.id, "epoch": value.epoch, "samples": value.size, "crc32": checksum}
+    return value
+
+
+def name_of(kind: type[Any]) -> str:
+    """How the journal calls a kind of event or command: ``WorkerJoined`` is ``worker_joined``."""
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in kind.__name__).lstrip("_")

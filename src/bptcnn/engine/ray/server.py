@@ -1,0 +1,239 @@
+"""The parameter server as a Ray actor: one event loop, so each step of the coordinator is atomic without a lock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+
+from bptcnn import checkpoint, telemetry
+from bptcnn.config import RunConfig
+from bptcnn.engine.journal import Journal
+from bptcnn.engine.ray.fate import die_with_parent
+from bptcnn.engine.ray.hold import hold
+from bptcnn.engine.server import Server, start_or_restore, write_checkpoint
+from bptcnn.engine.summary import summarize
+from bptcnn.errors import RunFolderError
+from bptcnn.folder import RunFolder
+from bptcnn.outer.coordinator import Setup
+from bptcnn.outer.messages import (
+    Command,
+    Dismiss,
+    Evaluate,
+    Evaluated,
+    Event,
+    Finish,
+    Outcome,
+    Pushed,
+    Refuse,
+    Replace,
+    Send,
+    StopRequested,
+    TimePassed,
+    Vector,
+    WorkerJoined,
+    WorkerLost,
+)
+from bptcnn.outer.status import Status
+
+TICK_S = 0.25
+"""How often deadlines are looked at."""
+
+Answer: TypeAlias = Send | Refuse | Finish
+Order: TypeAlias = Replace | Dismiss | Evaluate | Finish
+
+
+class Report(NamedTuple):
+    """What the driver polls: which life of the server speaks, the job's status, orders to carry out, and notices."""
+
+    session: int
+    status: Status
+    orders: list[Order]
+    notices: list[str]
+
+
+class ServerActor:
+    """Carries the server's messages.
+
+    A worker's call is answered when the coordinator sends to that worker: at once, or when a round is complete. If the
+    process dies, Ray runs the constructor again and the state comes from the newest checkpoint.
+
+    Args:
+        setup: the coordinator's fixed facts; the session number is counted here.
+        config: the recipe.
+        path: the run folder, on this machine.
+        weights: W(0), float32 [num_weights].
+
+    Raises:
+        RunFolderError: the folder cannot be written, or its newest checkpoint is damaged.
+    """
+
+    def __init__(self, setup: Setup, config: RunConfig, path: Path, weights: Vector) -> None:
+        die_with_parent()
+        torch.set_num_threads(1)
+        self._folder = folder = RunFolder.peek(path)
+        self._lock = hold(folder.events_path)
+        self._config = config
+        self._session = folder.next_session() - 1
+        self._origin_s = time.monotonic() - _last_entry_s(folder.events_path)
+        self._journal = Journal(folder.events_path, folder.tensorboard_path, time.time() - self._now())
+        now, setup = self._now(), replace(setup, session=self._session)
+        coordinator = start_or_restore(setup, folder.checkpoints_path, weights, now)
+        self._server = Server(coordinator, self._journal, self._save)
+        self._journal.session(self._session, now, checkpoint.newest(folder.checkpoints_path))
+        self._writer = ThreadPoolExecutor(1)
+        self._saves: list[Future[None]] = []
+        self._calls: dict[int, asyncio.Future[Answer]] = {}
+        self._orders: list[Order] = []
+        self._ticker: asyncio.Task[None] | None = None
+
+    # -------------------------------------------------------------------------------------- workers
+
+    async def session(self) -> int:
+        """Which life of the server this is; answered when the constructor is done."""
+        return self._session
+
+    async def join(self, worker: int, samples_per_s: float) -> Answer:
+        """A worker asks to take part.
+
+        Args:
+            worker: its number.
+            samples_per_s: its calibrated speed.
+
+        Returns:
+            Weights and leases, once there is work.
+        """
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        return await self._call(worker, WorkerJoined(worker, samples_per_s))
+
+    async def push(self, message: Pushed, delta: Vector) -> Answer:
+        """A worker delivers a difference.
+
+        Args:
+            message: all but the difference.
+            delta: float32 [num_weights], in shared memory.
+
+        Returns:
+            Weights and leases, once the merge is done and there is work.
+        """
+        return await self._call(message.worker, replace(message, delta=delta))
+
+    # --------------------------------------------------------------------------------------- driver
+
+    async def lost(self, worker: int, reason: str) -> None:
+        """A worker has no process; the driver starts none before it is told to.
+
+        Args:
+            worker: its number.
+            reason: why it has none.
+        """
+        member = self._server.coordinator.members[worker]
+        if not any(isinstance(order, Replace | Dismiss) and order.worker == worker for order in self._orders):
+            self._handle(WorkerLost(worker, member.incarnation, reason))
+
+    async def stop(self, outcome: Outcome, reason: str) -> None:
+        """End the run now.
+
+        Args:
+            outcome: what to call it.
+            reason: one sentence.
+        """
+        self._handle(StopRequested(outcome, reason))
+
+    async def evaluated(self, event: Evaluated, session: int) -> None:
+        """Take an evaluation in, unless an earlier life of this server asked for it.
+
+        Args:
+            event: the accuracy.
+            session: the life that asked.
+        """
+        if session == self._session:
+            self._handle(event)
+
+    async def poll(self) -> Report:
+        """The status, and the orders since the last call."""
+        orders, self._orders = self._orders, []
+        return Report(self._session, self._server.status(self._now()), orders, self._failed_saves())
+
+    async def result(self) -> tuple[dict[str, Any], Vector | None]:
+        """Summary and final weights; the last checkpoint is on disk when this returns."""
+        await asyncio.to_thread(self._writer.shutdown)
+        self._journal.close()
+        coordinator = self._server.coordinator
+        return summarize(self._config, coordinator, self._now(), engine="ray"), coordinator.model.weights
+
+    # --------------------------------------------------------------------------------------- inside
+
+    def _now(self) -> float:
+        """The run's clock: seconds of all sessions, as the journal has them."""
+        return time.monotonic() - self._origin_s
+
+    async def _call(self, worker: int, event: Event) -> Answer:
+        """Handle a worker's event and wait for its answer; a refused caller is not the one that others wait for."""
+        coordinator = self._server.coordinator
+        if coordinator.outcome is not None:
+            return Finish(coordinator.outcome, coordinator.reason)
+        commands = self._decide(event)
+        refusal = next((command for command in commands if isinstance(command, Refuse)), None)
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        if refusal is None:
+            self._calls[worker] = answer
+        self._dispatch(commands)
+        return refusal if refusal is not None else await answer
+
+    def _handle(self, event: Event) -> None:
+        self._dispatch(self._decide(event))
+
+    def _decide(self, event: Event) -> list[Command]:
+        try:
+            return self._server.handle(event, self._now())
+        except OSError as error:
+            path = self._folder.path
+            raise RunFolderError(
+                f"cannot write to {str(path)!r} ({error.strerror}): make room, then go on with --resume {path}"
+            ) from error
+
+    def _dispatch(self, commands: list[Command]) -> None:
+        for command in commands:
+            if isinstance(command, Send):
+                self._calls.pop(command.worker).set_result(command)
+            elif isinstance(command, Replace | Dismiss):
+                self._calls.pop(command.worker, None)
+            elif isinstance(command, Finish):
+                for answer in self._calls.values():
+                    answer.set_result(command)
+                self._calls = {}
+            if isinstance(command, Replace | Dismiss | Evaluate | Finish):
+                self._orders.append(command)
+
+    async def _tick(self) -> None:
+        while self._server.coordinator.outcome is None:
+            await asyncio.sleep(TICK_S)
+            due = self._server.coordinator.next_deadline_s()
+            if due is not None and due <= self._now():
+                self._handle(TimePassed())
+
+    def _save(self, tree: dict[str, Any]) -> None:
+        """Write a checkpoint in the background."""
+        keep = self._config.checkpoint.keep
+        self._saves.append(self._writer.submit(write_checkpoint, self._folder.checkpoints_path, keep, tree))
+
+    def _failed_saves(self) -> list[str]:
+        """What went wrong with checkpoints since the last look; training goes on, the next one may succeed."""
+        done = [save for save in self._saves if save.done()]
+        self._saves = [save for save in self._saves if save not in done]
+        return [str(error) for save in done if (error := save.exception()) is not None]
+
+
+def _last_entry_s(events_path: Path) -> float:
+    """Where the run's clock stood when an earlier session ended."""
+    last = 0.0
+    for entry in telemetry.read(events_path):
+        last = entry["t"]
+    return last

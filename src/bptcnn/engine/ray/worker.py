@@ -1,0 +1,132 @@
+"""A worker as a Ray actor: it trains, and talks to the server without waiting for it where the rule allows."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from bptcnn.engine.job import Job
+from bptcnn.engine.ray.failure import described
+from bptcnn.engine.ray.fate import die_with_parent
+from bptcnn.engine.ray.server import Answer
+from bptcnn.engine.translate import pushed, work
+from bptcnn.errors import DivergedError, WorkerError
+from bptcnn.inner import LocalWorker, Throttle
+from bptcnn.outer.messages import Refuse, Send
+
+import ray  # isort: skip - after server.py, which sees to Ray's environment
+
+PROBE_STEPS = 2
+"""Timed local steps that a worker's first speed is measured on, after one that warms up."""
+
+RETRY_S = 0.25
+"""Pause before a worker asks again for a server that is being restarted."""
+
+LOST_SERVER_S = 180.0
+"""After so long without a server a worker gives up; longer than the driver, which then says so."""
+
+
+class WorkerActor:
+    """Trains until the server says that the run is over.
+
+    Args:
+        worker: its number.
+        job: what to train; its arrays lie in shared memory.
+        server: handle of the server actor.
+        samples_per_s: emulated speed; None for as fast as it can.
+        per_machine: workers that share this machine's cores.
+    """
+
+    def __init__(self, worker: int, job: Job, server: Any, samples_per_s: float | None, per_machine: int) -> None:
+        die_with_parent()
+        torch.set_num_threads(job.config.workers.threads or max(1, len(os.sched_getaffinity(0)) // per_machine))
+        torch.manual_seed(job.config.seed * 1_000_003 + worker)
+        self._worker = worker
+        self._job = job
+        self._server = server
+        self._throttle = Throttle(samples_per_s, clock=time.perf_counter, sleep=time.sleep) if samples_per_s else None
+
+    def run(self) -> None:
+        """Take part until the end.
+
+        Raises:
+            WorkerError: the user's model or data set failed.
+        """
+        try:
+            self._learner = self._job.learner(self._job.network())
+            self._stay(self._measure())
+        except ray.exceptions.RayError:
+            raise  # the server's, or Ray's own
+        except Exception as error:
+            raise WorkerError(f"worker {self._worker} failed: {described(error)}") from error
+
+    def _stay(self, speed: float) -> None:
+        """Join the server, and join again each time it was restarted from its checkpoint."""
+        gone_s: float | None = None
+        while True:
+            try:
+                session = ray.get(self._server.session.remote())
+                gone_s = None
+                answer = self._train(speed)
+                if not isinstance(answer, Refuse) or session == ray.get(self._server.session.remote()):
+                    return
+            except DivergedError as error:
+                ray.get(self._server.stop.remote("diverged", f"{error} of worker {self._worker}"))
+                return
+            except ray.exceptions.RayActorError:
+                gone_s = time.monotonic() if gone_s is None else gone_s
+                if time.monotonic() - gone_s > LOST_SERVER_S:
+                    raise
+                time.sleep(RETRY_S)
+
+    def _train(self, speed: float) -> Answer:
+        """The life of one incarnation; returns what ended it."""
+        self._learner.forget()
+        local = self._job.local_worker(self._learner)
+        call = self._server.join.remote(self._worker, speed)
+        incarnation = 0
+        while True:
+            if call is not None and (local.idle or local.done or _arrived(call)):
+                answer: Answer = ray.get(call)
+                if not isinstance(answer, Send):
+                    return answer
+                call, incarnation = None, answer.incarnation
+                local.receive(answer.version, answer.weights, [work(lease) for lease in answer.leases])
+            elif local.done:
+                message = pushed(self._worker, incarnation, local.finish())
+                call = self._server.push.remote(replace(message, delta=None), message.delta)
+            else:
+                self._step(local)
+
+    def _step(self, local: LocalWorker) -> None:
+        started_s = time.perf_counter()
+        num_samples = local.step()
+        if self._throttle is not None:
+            self._throttle.pace(num_samples, started_s)
+        local.note_busy(time.perf_counter() - started_s)
+
+    def _measure(self) -> float:
+        """Time a few steps on a copy of the network that is thrown away; samples/s."""
+        probe = self._job.learner(self._job.network())
+        indices = np.arange(min(self._job.config.batch_size, len(self._job.train)))
+        for step in range(1 + PROBE_STEPS):
+            if step == 1:
+                begun_s = time.perf_counter()
+            started_s = time.perf_counter()
+            with suppress(DivergedError):  # training will say so, and in which step
+                probe.step(indices, epoch=0, lr=1e-6)
+            if self._throttle is not None:
+                self._throttle.pace(len(indices), started_s)
+        return PROBE_STEPS * len(indices) / (time.perf_counter() - begun_s)
+
+
+def _arrived(call: Any) -> bool:
+    """Whether an answer is here, without waiting for it."""
+    ready, _ = ray.wait([call], timeout=0)
+    return bool(ready)

@@ -1,0 +1,36 @@
+"""Between the two layers, which do not know each other: leases become work, finished work becomes a push."""
+
+from __future__ import annotations
+
+from bptcnn.inner.local import Finished, Work
+from bptcnn.outer.messages import Lease, Pushed
+
+
+def work(lease: Lease) -> Work:
+    """What a worker needs to know of a lease."""
+    return Work(lease.id, lease.epoch, lease.indices, lease.progress)
+
+
+def pushed(worker: int, incarnation: int, finished: Finished) -> Pushed:
+    """The event that a finished lease is.
+
+    Args:
+        worker: who trained.
+        incarnation: which life of that worker.
+        finished: what came of it.
+
+    Returns:
+        The message to the server.
+    """
+    return Pushed(
+        worker=worker,
+        incarnation=incarnation,
+        sequence=finished.sequence,
+        lease=finished.lease,
+        base_version=finished.base_version,
+        steps=finished.steps,
+        busy_s=finished.busy_s,
+        loss=finished.loss,
+        accuracy=finished.accuracy,
+        delta=finished.delta,
+    )

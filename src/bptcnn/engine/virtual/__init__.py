@@ -1,0 +1,8 @@
+"""The virtual engine: the same coordinator and the same local steps, on a virtual clock, with faults on demand."""
+
+from bptcnn.engine.virtual.faults import FaultPlan
+from bptcnn.engine.virtual.link import Link
+from bptcnn.engine.virtual.simulation import Simulation
+
+__all__ = ["FaultPlan", "Link", "Simulation"]
+"""The public names of the virtual engine."""

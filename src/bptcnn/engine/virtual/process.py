@@ -1,0 +1,138 @@
+"""One worker process of a simulation: the loop of a real one, cut at its waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from bptcnn.engine.translate import pushed, work
+from bptcnn.engine.virtual.clock import VirtualClock
+from bptcnn.errors import DivergedError
+from bptcnn.inner import LocalWorker
+from bptcnn.outer.messages import Pushed, Send, WorkerJoined
+
+
+class Network(Protocol):
+    """How a process reaches the server."""
+
+    def join(self, process: Process, message: WorkerJoined) -> None:
+        """Carry a join.
+
+        Args:
+            process: who joins.
+            message: the event to deliver.
+        """
+
+    def push(self, process: Process, message: Pushed) -> None:
+        """Carry a push.
+
+        Args:
+            process: who pushes.
+            message: the event to deliver.
+        """
+
+
+class Process:
+    """A worker process: trains on its leases, one push in flight at most.
+
+    Args:
+        worker: its number.
+        samples_per_s: its speed.
+        clock: the virtual clock.
+        network: carries its messages.
+        make_local: builds the worker's side of the exchange; called anew for each join.
+
+    Attributes:
+        alive: whether it runs.
+        life: how often it has joined; what was under way before its latest join is lost.
+        frozen_until_s: it does nothing before this moment.
+    """
+
+    def __init__(
+        self,
+        worker: int,
+        samples_per_s: float,
+        clock: VirtualClock,
+        network: Network,
+        make_local: Callable[[], LocalWorker],
+    ) -> None:
+        self.worker = worker
+        self.alive = True
+        self.frozen_until_s = 0.0
+        self._speed = samples_per_s
+        self._clock = clock
+        self._network = network
+        self._make_local = make_local
+        self.life = 0
+        self.join()
+
+    def join(self) -> None:
+        """Ask for work, forgetting all that an earlier server granted."""
+        self.life += 1
+        self._local = self._make_local()
+        self._incarnation = 0
+        self._stepping = False
+        self._in_flight = True
+        self._answers: list[Send] = []
+        self._network.join(self, WorkerJoined(self.worker, self._speed))
+
+    def stop(self) -> None:
+        """End; whatever is still under way for this process is lost."""
+        self.alive = False
+
+    def answer(self, message: Send, life: int) -> None:
+        """An answer of the server arrived; it is folded in between two steps.
+
+        Args:
+            message: the answer.
+            life: how often this process had joined when it was sent; a later join has broken that connection.
+        """
+        if life == self.life:
+            self._answers.append(message)
+            if not self._stepping:
+                self._advance(life)
+
+    def _advance(self, life: int) -> None:
+        """Go on from a point between two steps: answers first, then a push if one is due, then the next step."""
+        if not self.alive or life != self.life:
+            return
+        if self._clock.now < self.frozen_until_s:
+            self._clock.at(self.frozen_until_s, lambda: self._advance(life))
+            return
+        self._stepping = False
+        for message in self._answers:
+            self._incarnation, self._in_flight = message.incarnation, False
+            self._local.receive(message.version, message.weights, [work(lease) for lease in message.leases])
+        self._answers = []
+        if self._local.done and not self._in_flight:
+            self._in_flight = True
+            with self._named():
+                finished = self._local.finish()
+            self._network.push(self, pushed(self.worker, self._incarnation, finished))
+        if not self._local.idle and not self._local.done:
+            self._begin_step()
+
+    def _begin_step(self) -> None:
+        self._stepping = True
+        life, started_s = self.life, self._clock.now
+        self._clock.after(self._local.next_size / self._speed, lambda: self._end_step(life, started_s))
+
+    def _end_step(self, life: int, started_s: float) -> None:
+        if not self.alive or life != self.life:
+            return
+        if self._clock.now < self.frozen_until_s:
+            self._clock.at(self.frozen_until_s, lambda: self._end_step(life, started_s))
+            return
+        with self._named():
+            self._local.step()
+        self._local.note_busy(self._clock.now - started_s)
+        self._advance(life)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say which worker diverged."""
+        try:
+            yield
+        except DivergedError as error:
+            raise DivergedError(f"{error} of worker {self.worker}") from None

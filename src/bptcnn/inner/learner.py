@@ -1,0 +1,174 @@
+"""The arithmetic of one worker: local SGD steps on a flat weight vector, and the difference they make."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+
+from bptcnn.data import Batch, Samples
+from bptcnn.errors import DivergedError, ModelError
+from bptcnn.inner.optimizer import OptimizerConfig
+from bptcnn.models import FlatModel
+
+Vector = npt.NDArray[np.float32]
+Precision = Literal["fp32", "bf16"]
+
+
+class StepResult(NamedTuple):
+    """What a local step showed: summed loss and right answers over its samples."""
+
+    loss: float
+    correct: int
+
+
+class Learner:
+    """A network, its data and its optimizer.
+
+    Args:
+        module: the network.
+        samples: the training set.
+        optimizer: the local optimizer's settings.
+        precision: ``bf16`` runs forward and backward under autocast; weights stay float32.
+        validation: a held-out subset on which Q is measured; None to use the training batches.
+
+    Example:
+        >>> from bptcnn.data import DataConfig, load
+        >>> train = load(DataConfig(name="digits"), seed=0).train
+        >>> learner = Learner(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), train, OptimizerConfig())
+        >>> learner.step(np.arange(64), epoch=1, lr=0.1).correct <= 64
+        True
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        samples: Samples,
+        optimizer: OptimizerConfig,
+        precision: Precision = "fp32",
+        validation: Samples | None = None,
+    ) -> None:
+        self.flat = FlatModel(module)
+        self._samples = samples
+        self._validation = validation
+        self._autocast = precision == "bf16"
+        self._leaf = nn.Parameter(self.flat.parameters_vector)
+        self._leaf.grad = self.flat.gradient
+        self._sgd = torch.optim.SGD(
+            [self._leaf],
+            lr=optimizer.lr,
+            momentum=optimizer.momentum,
+            nesterov=optimizer.nesterov and optimizer.momentum > 0,
+            weight_decay=optimizer.weight_decay,
+            fused=True,
+        )
+        self._base: Vector = self.flat.snapshot()
+        self._pushed: Vector | None = None
+        self._ahead = False
+
+    def step(self, indices: npt.NDArray[np.int64], epoch: int, lr: float) -> StepResult:
+        """One step of SGD.
+
+        Args:
+            indices: int64 [B], the samples.
+            epoch: seeds their augmentation.
+            lr: learning rate of this step.
+
+        Returns:
+            Summed loss and the number of right answers, before the update.
+
+        Raises:
+            DivergedError: the loss is not finite; the weights are left as they were.
+            ModelError: a label lies beyond the network's outputs.
+        """
+        batch = self._samples.batch(indices, epoch)
+        self.flat.module.train()
+        self.flat.zero_grad()
+        scores = self._forward(batch)
+        loss = functional.cross_entropy(scores, batch.labels)
+        value = loss.item()
+        if not isfinite(value):
+            raise DivergedError(f"the loss became {value} at learning rate {lr:.4g}")
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._sgd.param_groups[0]["lr"] = lr
+        self._sgd.step()
+        self._ahead = True
+        correct = int((scores.detach().argmax(1) == batch.labels).sum())
+        return StepResult(value * len(indices), correct)
+
+    def fold(self, weights: Vector) -> None:
+        """Take new global weights in, keeping what was learned since the last push.
+
+        Maths: ``local += W_new - W_base - pushed difference``; to the bit ``W_new`` if nothing was learned since.
+
+        Args:
+            weights: float32 [num_weights]; may be read-only, and is kept until the next call.
+        """
+        if self._pushed is None or not self._ahead:
+            self.flat.load(weights)
+        else:
+            correction = weights - self._base
+            correction -= self._pushed
+            self.flat.vector.add_(torch.from_numpy(correction))
+        self._base, self._pushed = weights, None
+
+    def difference(self) -> Vector:
+        """Local minus base weights, to be pushed; the next ``fold`` accounts for it.
+
+        Returns:
+            float32 [num_weights], fresh.
+
+        Raises:
+            DivergedError: some weight is no longer finite.
+        """
+        assert self._pushed is None, "one push is answered before the next is sent"
+        delta: Vector = self.flat.vector.numpy() - self._base
+        if not isfinite(float(np.dot(delta, delta))):
+            raise DivergedError("the weights are no longer finite")
+        self._pushed, self._ahead = delta, False
+        return delta
+
+    def forget(self) -> None:
+        """Drop an unanswered push: the next ``fold`` starts from the global weights alone."""
+        self._pushed = None
+
+    def validate(self) -> float | None:
+        """Accuracy on the held-out subset, 0 to 1; None without one."""
+        if self._validation is None:
+            return None
+        return accuracy_of(self.flat.module, self._validation)
+
+    def _forward(self, batch: Batch) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._autocast):
+            scores: torch.Tensor = self.flat.module(batch.images)
+        highest = int(batch.labels.max())
+        if highest >= scores.shape[1]:
+            raise ModelError(
+                f"label {highest} lies beyond the model's {scores.shape[1]} outputs: give the model an output per class"
+            )
+        return scores.float()
+
+
+def accuracy_of(module: nn.Module, samples: Samples, batch_size: int = 500) -> float:
+    """Measure accuracy, in evaluation mode.
+
+    Args:
+        module: the network.
+        samples: what to measure on; not empty.
+        batch_size: samples per forward pass.
+
+    Returns:
+        The fraction of right answers, 0 to 1.
+    """
+    module.eval()
+    correct = 0
+    with torch.inference_mode():
+        for start in range(0, len(samples), batch_size):
+            batch = samples.batch(np.arange(start, min(start + batch_size, len(samples))), 0)
+            correct += int((module(batch.images).argmax(1) == batch.labels).sum())
+    return correct / len(samples)

@@ -1,0 +1,184 @@
+"""A worker's side of the exchange: leases in, steps, push out. No clock and no messages: an engine drives it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bptcnn.errors import DivergedError
+from bptcnn.inner.learner import Learner, Vector
+from bptcnn.inner.optimizer import OptimizerConfig, ScheduleConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A lease as a worker sees it.
+
+    Attributes:
+        id: the lease's number.
+        epoch: the epoch it counts for.
+        indices: int64 [n], its samples in training order.
+        progress: fraction of the run at its start and its end.
+    """
+
+    id: int
+    epoch: int
+    indices: npt.NDArray[np.int64]
+    progress: tuple[float, float]
+
+    def num_steps(self, batch_size: int) -> int:
+        """Local steps over this lease: near-equal batches, so that none is too small to learn from."""
+        return max(1, round(len(self.indices) / batch_size))
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a worker has to say about a finished lease; see ``Pushed`` of the outer layer for the fields."""
+
+    sequence: int
+    lease: int
+    base_version: int
+    steps: int
+    busy_s: float
+    loss: float
+    accuracy: float
+    delta: Vector | None
+
+
+class LocalWorker:
+    """The leases a worker holds and how far it is.
+
+    Args:
+        batch_size: samples of a local step.
+        optimizer: for the peak learning rate.
+        schedule: learning rate over the run.
+        learner: does the arithmetic; None to simulate timing only.
+
+    Example:
+        >>> worker = LocalWorker(32, OptimizerConfig(), ScheduleConfig())
+        >>> worker.receive(0, None, [Work(7, 1, np.arange(64), (0.0, 0.1))])
+        >>> while not worker.done:
+        ...     worker.note_busy(0.5 if worker.step() == 32 else 0.0)
+        >>> finished = worker.finish()
+        >>> finished.lease, finished.steps, finished.busy_s
+        (7, 2, 1.0)
+    """
+
+    def __init__(
+        self, batch_size: int, optimizer: OptimizerConfig, schedule: ScheduleConfig, learner: Learner | None = None
+    ) -> None:
+        self._batch_size = batch_size
+        self._optimizer = optimizer
+        self._schedule = schedule
+        self._learner = learner
+        self._leases: deque[Work] = deque()
+        self._base_version = 0
+        self._sequence = 0
+        self._steps_total = 0
+        self._begin()
+
+    def receive(self, version: int, weights: Vector | None, leases: list[Work]) -> None:
+        """Take an answer in: fold the weights, queue the leases.
+
+        Args:
+            version: of the global weights.
+            weights: float32 [num_weights]; None when only timing is simulated.
+            leases: new work.
+        """
+        if self._learner is not None and weights is not None:
+            self._learner.fold(weights)
+        self._base_version = version
+        self._leases.extend(leases)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to train on."""
+        return not self._leases
+
+    @property
+    def done(self) -> bool:
+        """Whether the first lease is trained and waits to be pushed."""
+        return bool(self._leases) and self._step == self._leases[0].num_steps(self._batch_size)
+
+    @property
+    def next_size(self) -> int:
+        """Samples of the next step."""
+        start, stop = self._bounds()
+        return stop - start
+
+    def step(self) -> int:
+        """Train one local step.
+
+        Returns:
+            Its samples.
+
+        Raises:
+            DivergedError: naming the step.
+        """
+        start, stop = self._bounds()
+        lease = self._leases[0]
+        if self._learner is not None:
+            lr = self._optimizer.lr * self._schedule.factor(self._progress(lease))
+            try:
+                result = self._learner.step(lease.indices[start:stop], lease.epoch, lr)
+            except DivergedError as error:
+                raise DivergedError(f"{error}, in local step {self._steps_total + 1}") from None
+            self._loss += result.loss
+            self._correct += result.correct
+        self._step += 1
+        self._steps_total += 1
+        return stop - start
+
+    def note_busy(self, seconds: float) -> None:
+        """Add to the time spent in steps."""
+        self._busy_s += seconds
+
+    def finish(self) -> Finished:
+        """Close the first lease and say what it brought.
+
+        Raises:
+            DivergedError: some weight is no longer finite; naming the step.
+        """
+        assert self.done
+        lease, size = self._leases[0], len(self._leases[0].indices)
+        self._sequence += 1
+        finished = Finished(
+            sequence=self._sequence,
+            lease=lease.id,
+            base_version=self._base_version,
+            steps=self._step,
+            busy_s=self._busy_s,
+            loss=self._loss / size,
+            accuracy=self._quality(size),
+            delta=self._difference(),
+        )
+        self._leases.popleft()
+        self._begin()
+        return finished
+
+    def _begin(self) -> None:
+        self._step = self._correct = 0
+        self._loss = self._busy_s = 0.0
+
+    def _bounds(self) -> tuple[int, int]:
+        lease = self._leases[0]
+        size, steps = len(lease.indices), lease.num_steps(self._batch_size)
+        return size * self._step // steps, size * (self._step + 1) // steps
+
+    def _progress(self, lease: Work) -> float:
+        """How far the run is expected to be in the middle of this step."""
+        start, stop = lease.progress
+        return start + (stop - start) * (self._step + 0.5) / lease.num_steps(self._batch_size)
+
+    def _difference(self) -> Vector | None:
+        try:
+            return self._learner.difference() if self._learner else None
+        except DivergedError as error:
+            raise DivergedError(f"{error}, after local step {self._steps_total}") from None
+
+    def _quality(self, size: int) -> float:
+        held_out = self._learner.validate() if self._learner else None
+        return self._correct / size if held_out is None else held_out

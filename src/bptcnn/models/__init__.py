@@ -1,0 +1,10 @@
+"""Networks: a small zoo, the user's own, and every one of them as a flat vector."""
+
+from __future__ import annotations
+
+from bptcnn.models.build import ModelConfig, build
+from bptcnn.models.files import load_model, save_model
+from bptcnn.models.flat import FlatModel
+from bptcnn.models.zoo import MODELS
+
+__all__ = ["MODELS", "FlatModel", "ModelConfig", "build", "load_model", "save_model"]

@@ -1,0 +1,141 @@
+"""What every allocation answers: which samples do these workers train next?"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from bptcnn.outer.ledger import SHARED, Ledger
+from bptcnn.section import Section
+
+
+class ExchangeConfig(Section):
+    """How often workers exchange weights."""
+
+    every: int | Literal["epoch"] = Field(default=4)
+    """Local steps between two exchanges of the worker with the largest share (the others' are in proportion), or
+    ``"epoch"``: one exchange per pass of a worker over its data."""
+
+    overlap: bool = True
+    """Train on while push and pull travel (asynchronous rules only)."""
+
+    @field_validator("every", mode="before")
+    @classmethod
+    def _cadence(cls, value: Any) -> Any:
+        if value == "epoch" or (isinstance(value, int) and value >= 1):
+            return value
+        raise ValueError("give a number of local steps, 1 or more, or 'epoch'")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The fixed facts that an allocation works from.
+
+    Attributes:
+        num_samples: N, size of the training set.
+        epochs: K, how often each sample is to be trained on average.
+        batch_size: samples of one local step.
+        every: local steps between exchanges, or ``"epoch"``.
+        seed: of all orders.
+    """
+
+    num_samples: int
+    epochs: int
+    batch_size: int
+    every: int | Literal["epoch"]
+    seed: int
+
+    @property
+    def total(self) -> int:
+        """Samples to commit in the whole run."""
+        return self.num_samples * self.epochs
+
+    @property
+    def lease_size(self) -> float:
+        """Samples between exchanges of the largest worker; infinite for one exchange per epoch."""
+        return float("inf") if self.every == "epoch" else float(self.every * self.batch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Take ``count`` samples from the pool (epoch, owner)."""
+
+    epoch: int
+    owner: int
+    count: int
+
+
+class Allocator(ABC):
+    """The running state of an allocation; it deals samples into the ledger's pools and says who draws what.
+
+    Args:
+        plan: the fixed facts.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    @abstractmethod
+    def join(self, worker: int) -> None:
+        """A worker that was never seen before takes part from now."""
+
+    @abstractmethod
+    def leave(self, worker: int, ledger: Ledger, speeds: Mapping[int, float]) -> None:
+        """A worker will not come back: deal what it holds to the others.
+
+        Args:
+            worker: who left.
+            ledger: the pools.
+            speeds: samples/s of the workers that remain.
+        """
+
+    @abstractmethod
+    def next(self, ready: Sequence[int], ledger: Ledger, speeds: Mapping[int, float]) -> dict[int, Grant]:
+        """Decide what each of these workers trains next.
+
+        Args:
+            ready: workers that take a lease now, together (all of a round, or one).
+            ledger: the pools; new samples may be dealt into them.
+            speeds: measured samples/s of every worker that takes part.
+
+        Returns:
+            A grant for each worker that has something to do. Grants must be drawn before the next call.
+        """
+
+    @abstractmethod
+    def snapshot(self) -> dict[str, Any]:
+        """The state as a tree for a checkpoint."""
+
+    @abstractmethod
+    def resume(self, tree: dict[str, Any]) -> None:
+        """Take over the state that ``snapshot`` described."""
+
+    @abstractmethod
+    def returned(self, worker: int, epoch: int) -> None:
+        """A lease of a worker's own samples came back to their pool.
+
+        Args:
+            worker: whose samples.
+            epoch: the epoch they count for.
+        """
+
+    @abstractmethod
+    def measured(self, worker: int) -> None:
+        """A worker finished a lease, so that its speed is known better than before."""
+
+    def orphan(self, ledger: Ledger, wanted: float) -> Grant | None:
+        """A grant from the shared pools, earliest epoch first; None if they are empty.
+
+        Args:
+            ledger: the pools.
+            wanted: samples the worker would take.
+        """
+        epoch = ledger.earliest(SHARED)
+        if epoch is None:
+            return None
+        available = ledger.available(epoch, SHARED)
+        return Grant(epoch, SHARED, int(min(available, max(1, wanted))))

@@ -1,0 +1,192 @@
+"""What the coordinator hears (events, past tense) and what it orders (commands, imperative)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Vector: TypeAlias = npt.NDArray[np.float32]
+"""All weights of a network, one flat float32 array; never written to once it is shared."""
+
+Outcome = Literal["finished", "interrupted", "diverged", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Samples that one worker may train on, once.
+
+    Attributes:
+        id: unique within a run.
+        worker: who holds it.
+        incarnation: which life of that worker.
+        epoch: the epoch (of the worker's data) that the samples count for, from 1.
+        owner: the pool they came from and go back to.
+        indices: int64 [n], indices into the training set.
+        progress: expected fraction of the whole run committed when this lease starts and when it ends; the
+            learning-rate schedule interpolates between the two.
+    """
+
+    id: int
+    worker: int
+    incarnation: int
+    epoch: int
+    owner: int
+    indices: npt.NDArray[np.int64]
+    progress: tuple[float, float]
+
+    @property
+    def size(self) -> int:
+        """The number of samples."""
+        return len(self.indices)
+
+
+# ---------------------------------------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerJoined:
+    """A worker is ready, having measured its own speed on a few batches."""
+
+    worker: int
+    samples_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """A worker finished a lease and sent the difference it made.
+
+    Attributes:
+        worker: who.
+        incarnation: which life of that worker.
+        sequence: 1, 2, ... within the incarnation; makes a repeated message harmless.
+        lease: id of the finished lease.
+        base_version: the global version that the difference was trained from.
+        steps: local steps taken.
+        busy_s: seconds spent in them.
+        loss: mean training loss over the lease.
+        accuracy: Q, the accuracy of the local network over the lease, 0 to 1.
+        delta: local weights minus base weights; None when only timing is simulated.
+    """
+
+    worker: int
+    incarnation: int
+    sequence: int
+    lease: int
+    base_version: int
+    steps: int
+    busy_s: float
+    loss: float
+    accuracy: float
+    delta: Vector | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """A worker's process or machine is gone."""
+
+    worker: int
+    incarnation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """Nothing happened for a while: look at the deadlines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A version of the global weights was measured on the test set.
+
+    Attributes:
+        version: which one.
+        committed: samples committed in it.
+        at_s: when that version existed, on the run's clock.
+        accuracy: test accuracy, 0 to 1.
+    """
+
+    version: int
+    committed: int
+    at_s: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """Somebody wants the run to end now."""
+
+    outcome: Outcome
+    reason: str
+
+
+Event: TypeAlias = WorkerJoined | Pushed | WorkerLost | TimePassed | Evaluated | StopRequested
+
+# -------------------------------------------------------------------------------------------- commands
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Answer a worker with the current weights and its next leases (perhaps none, while it still holds one)."""
+
+    worker: int
+    incarnation: int
+    version: int
+    weights: Vector | None
+    leases: tuple[Lease, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Turn a worker away: its incarnation is over."""
+
+    worker: int
+    incarnation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """End whatever is left of a worker and start it anew."""
+
+    worker: int
+    incarnation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dismiss:
+    """Give a worker up for good: its data has been dealt to the others."""
+
+    worker: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Measure these weights on the test set, then report ``Evaluated``."""
+
+    version: int
+    committed: int
+    at_s: float
+    weights: Vector | None
+
+
+@dataclass(frozen=True, slots=True)
+class SaveCheckpoint:
+    """Write the coordinator's state to disk."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The run is over."""
+
+    outcome: Outcome
+    reason: str
+
+
+Command: TypeAlias = Send | Refuse | Replace | Dismiss | Evaluate | SaveCheckpoint | Finish

@@ -1,0 +1,97 @@
+"""The contract of an update rule, with the smallest example inside.
+
+>>> import numpy as np
+>>> class Mean(UpdateRule):
+...     name: str = "mean"
+...     def scales(self, contributions, peers, version):
+...         return [1 / len(contributions)] * len(contributions)
+>>> ones = np.ones(2, np.float32)
+>>> pushes = [Contribution(worker, 2 * ones, base_version=0, num_samples=64, accuracy=0.5) for worker in (0, 1)]
+>>> Mean().merge(ones, pushes, peers={}, version=0)[0]
+array([3., 3.], dtype=float32)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+from bptcnn.outer.messages import Vector
+from bptcnn.outer.rules.combine import combine
+from bptcnn.section import Section
+
+AccuracySource = Literal["training", "validation"]
+AccuracyWeight = Literal["raw", "relative", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What a rule sees of one push.
+
+    Attributes:
+        worker: who pushed.
+        delta: local minus base weights, float32 [num_weights]; None when only timing is simulated.
+        base_version: k, the global version it was trained from.
+        num_samples: samples trained.
+        accuracy: Q, 0 to 1.
+    """
+
+    worker: int
+    delta: Vector | None
+    base_version: int
+    num_samples: int
+    accuracy: float
+
+
+class Peer(NamedTuple):
+    """What a rule knows of a worker that takes part: the version it trains from, its latest accuracy if it pushed."""
+
+    base_version: int
+    accuracy: float | None
+
+
+class UpdateRule(Section, ABC):
+    """Settings and pure functions of one update rule.
+
+    A subclass sets ``name`` and implements ``scales``; it is synchronous if a merge waits for all workers.
+    """
+
+    synchronous: ClassVar[bool] = False
+
+    accuracy_from: AccuracySource = "training"
+    """Where Q is measured: over the training batches of the lease, or on a held-out subset shared by all workers."""
+
+    @abstractmethod
+    def scales(self, contributions: Sequence[Contribution], peers: Mapping[int, Peer], version: int) -> list[float]:
+        """The factor of each difference in ``W(i) = W(i-1) + sum scale * delta``.
+
+        Args:
+            contributions: one push, or all pushes of a round when synchronous; never empty.
+            peers: every worker that takes part, the pushing ones included.
+            version: i - 1, the merges done before this one.
+
+        Returns:
+            One factor a contribution.
+        """
+
+    def merge(
+        self, weights: Vector | None, contributions: Sequence[Contribution], peers: Mapping[int, Peer], version: int
+    ) -> tuple[Vector | None, list[float]]:
+        """Make the next global weights; the old ones are left as they are.
+
+        Args:
+            weights: W(i-1), float32 [num_weights]; None when only timing is simulated.
+            contributions: as for ``scales``.
+            peers: as for ``scales``.
+            version: as for ``scales``.
+
+        Returns:
+            W(i) and the factors used.
+        """
+        scales = self.scales(contributions, peers, version)
+        deltas = [push.delta for push in contributions if push.delta is not None]
+        if weights is None or len(deltas) < len(scales):
+            return weights, scales
+        return combine(weights, scales, deltas), scales

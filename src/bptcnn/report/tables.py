@@ -1,0 +1,126 @@
+"""A run's summary as tables for the terminal: pure functions from the mapping to what rich prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from bptcnn.report.format import count, duration, number, percent, size
+from bptcnn.report.result import account_line, time_taken
+
+T = TypeVar("T")
+
+OUTCOME_STYLES = {"finished": "green", "interrupted": "yellow"}
+CURVE_ROWS = 12
+
+
+def overview(summary: Mapping[str, Any]) -> RenderableType:
+    """All that a summary says.
+
+    Args:
+        summary: as in ``summary.json``.
+
+    Returns:
+        Header, workers, account of the samples and accuracy over time; fits 80 columns.
+    """
+    parts: list[RenderableType] = [header(summary), "", workers(summary), "", account_line(summary["samples"]), ""]
+    if summary["time_to_accuracy"]:
+        parts += [accuracy_curve(summary["time_to_accuracy"]), ""]
+    return Group(*parts)
+
+
+def header(summary: Mapping[str, Any]) -> Table:
+    """What was trained, how, and what came out.
+
+    Args:
+        summary: as in ``summary.json``.
+
+    Returns:
+        Two columns, name and value.
+    """
+    pushes = sum(worker["pushes"] for worker in summary["workers"])
+    reason = "" if summary["outcome"] == "finished" else f": {summary['reason']}"
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_row("trained", f"{summary['model']} on {summary['data']}, {summary['epochs']:.3g} epochs")
+    table.add_row("strategy", f"{summary['strategy']}, allocation {summary['allocation']}, seed {summary['seed']}")
+    table.add_row("outcome", Text(summary["outcome"] + reason, style=OUTCOME_STYLES.get(summary["outcome"], "red")))
+    table.add_row("test accuracy", Text(percent(summary["test_accuracy"]), style="bold"))
+    table.add_row("speed", f"{count(summary['samples_per_second'])} samples/s")
+    table.add_row("time", time_taken(summary))
+    table.add_row(
+        "exchanged",
+        f"{count(pushes)} pushes; {size(summary['bytes_pushed'])} pushed, {size(summary['bytes_pulled'])} pulled",
+    )
+    table.add_row("balance", number(summary["balance"], digits=3))
+    table.add_row("made with", ", ".join(f"{name} {version}" for name, version in summary["versions"].items()))
+    return table
+
+
+def workers(summary: Mapping[str, Any]) -> Table:
+    """One row a worker.
+
+    Args:
+        summary: as in ``summary.json``.
+
+    Returns:
+        Speed, samples, exchanges, staleness, training and waiting time.
+    """
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    headings = ("worker", "samples/s", "asked", "samples", "pushes", "staleness", "busy", "waiting", "replaced")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for worker, waiting in zip(summary["workers"], summary["waiting_fraction"], strict=True):
+        table.add_row(
+            str(worker["worker"]),
+            count(worker["speed"]),
+            count(worker["asked_speed"]),
+            count(worker["samples"]),
+            count(worker["pushes"]),
+            number(worker["mean_staleness"], digits=1),
+            duration(worker["busy_seconds"]),
+            percent(waiting, digits=0),
+            count(worker["replaced"]),
+        )
+    return table
+
+
+def accuracy_curve(points: Sequence[Sequence[float]]) -> Table:
+    """Test accuracy over time, thinned to a dozen rows.
+
+    Args:
+        points: seconds, samples committed and test accuracy of each evaluation.
+
+    Returns:
+        One row a point; the first and the last are always there.
+    """
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("after", "samples", "test accuracy"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for seconds, committed, accuracy in thin(points, CURVE_ROWS):
+        table.add_row(duration(seconds), count(committed), percent(accuracy))
+    return table
+
+
+def thin(rows: Sequence[T], limit: int) -> list[T]:
+    """At most so many rows, evenly spaced, the first and the last among them.
+
+    Args:
+        rows: all of them.
+        limit: 2 or more.
+
+    Returns:
+        Rows in their order.
+
+    Example:
+        >>> thin(range(101), 5)
+        [0, 25, 50, 75, 100]
+    """
+    if len(rows) <= limit:
+        return list(rows)
+    last = len(rows) - 1
+    return [rows[round(step * last / (limit - 1))] for step in range(limit)]

@@ -1,0 +1,27 @@
+"""What all tests share: hypothesis's settings, the order of tests, the folder of real data sets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what starts Ray or processes last, so that a simple mistake shows within seconds."""
+    items.sort(key=lambda item: item.get_closest_marker("real") is not None)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Where local copies of the standard data sets are, one folder each."""
+    folder = os.environ.get("BPTCNN_DATA")
+    if not folder:
+        pytest.skip("BPTCNN_DATA is not set: it names a folder of standard data sets")
+    return Path(folder)

@@ -1,0 +1,242 @@
+"""How pushes become the next weights: the papers' numbers, and the contract that every rule keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import e, isfinite
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from outer.stage import ALLOCATIONS, Quadratic, Stage, a_setup
+
+from bptcnn.outer.allocation import Allocation, Dynamic, ExchangeConfig, Idpa, Uniform
+from bptcnn.outer.global_model import GlobalModel
+from bptcnn.outer.rules import RULES, Agwu, Contribution, Peer, Sgwu, Strategy, combine
+
+EVERY_RULE: list[Strategy] = [
+    Agwu(),
+    Agwu(accuracy_weight="relative", staleness="polynomial"),
+    Agwu(accuracy_weight="none", staleness="none"),
+    Sgwu(),
+    Sgwu(accuracy_weight="none"),
+]
+
+
+def name_of(rule: Strategy) -> str:
+    return "-".join(str(value) for value in rule.model_dump().values())
+
+
+def push(worker: int = 0, base: int = 0, accuracy: float = 0.5, delta: np.ndarray | None = None) -> Contribution:
+    return Contribution(worker, delta, base, 64, accuracy)
+
+
+def peers(*bases: int, accuracy: float | None = 0.5) -> dict[int, Peer]:
+    return {worker: Peer(base, accuracy) for worker, base in enumerate(bases)}
+
+
+# --------------------------------------------------------------------------------------------- combine
+
+
+def test_combine_is_numpy_with_no_argument_touched() -> None:
+    rng = np.random.default_rng(0)
+    weights, *deltas = (rng.standard_normal(1000).astype(np.float32) for _ in range(4))
+    scales = [0.3, -0.5, 2.0]
+    inputs = [weights, *deltas]
+    copies = [vector.copy() for vector in inputs]
+    for vector in inputs:
+        vector.flags.writeable = False
+    merged = combine(weights, scales, deltas)
+    expected = weights + sum(scale * delta for scale, delta in zip(scales, deltas, strict=True))
+    np.testing.assert_allclose(merged, expected, atol=1e-6)
+    assert merged.dtype == np.float32
+    assert merged.flags.writeable
+    assert not any(np.shares_memory(merged, vector) for vector in inputs)
+    assert all(np.array_equal(vector, copy) for vector, copy in zip(inputs, copies, strict=True))
+
+
+@pytest.mark.filterwarnings("error")
+def test_combine_reads_read_only_memory_without_a_warning() -> None:
+    weights = np.frombuffer(np.ones(3, np.float32).tobytes(), np.float32)
+    assert combine(weights, [1.0], [weights]).tolist() == [2, 2, 2]
+
+
+# ------------------------------------------------------------------------------------------------ SGWU
+
+
+def test_sgwu_averages_the_local_weights_by_accuracy() -> None:
+    base = np.array([1.0, 2.0], np.float32)
+    local = [np.array([2.0, 2.0], np.float32), np.array([1.0, 6.0], np.float32)]
+    pushes = [push(w, accuracy=q, delta=local[w] - base) for w, q in enumerate([0.75, 0.25])]
+    merged, scales = Sgwu().merge(base, pushes, peers(0, 0), 0)
+    assert scales == [0.75, 0.25]
+    np.testing.assert_allclose(merged, 0.75 * local[0] + 0.25 * local[1])
+    assert Sgwu(accuracy_weight="none").scales(pushes, {}, 0) == [0.5, 0.5]
+
+
+def test_sgwu_is_a_plain_mean_while_nothing_is_classified_rightly() -> None:
+    assert Sgwu().scales([push(w, accuracy=0.0) for w in range(4)], {}, 3) == [0.25] * 4
+
+
+# ------------------------------------------------------------------------------------------------ AGWU
+
+
+def gamma(base: int, version: int, others: dict[int, Peer], **settings: str) -> float:
+    [scale] = Agwu(accuracy_weight="none", **settings).scales([push(base=base)], others, version)
+    return scale
+
+
+@pytest.mark.parametrize("m", [1, 2, 7])
+def test_gamma_is_one_over_m_at_first_and_for_equal_bases(m: int) -> None:
+    assert gamma(0, 0, peers(*[0] * m)) == 1 / m
+    assert gamma(30, 40, peers(*[30] * m)) == pytest.approx(1 / m)
+
+
+def test_gamma_by_hand() -> None:
+    bases = (10, 9, 8, 4)
+    expected = np.exp(np.array(bases) / 10) / np.exp(np.array(bases) / 10).sum()
+    assert [gamma(base, 10, peers(*bases)) for base in bases] == pytest.approx(expected.tolist())
+
+
+def test_gamma_over_versions_dies_out() -> None:
+    for i in (101, 1001):
+        fresh = gamma(i - 1, i - 1, peers(0, 0), gamma_over="versions")
+        assert fresh * (i - 1) == pytest.approx(e / (e - 1), rel=0.02)  # 1.58
+
+
+def test_polynomial_staleness_damps_by_the_root_of_the_lag() -> None:
+    assert gamma(10, 10, peers(10, 10), staleness="polynomial") == 1 / 2
+    assert gamma(7, 10, peers(7, 10), staleness="polynomial") == pytest.approx(1 / 4)
+    assert gamma(2, 10, peers(2, 10), staleness="polynomial") == pytest.approx(1 / 6)
+    assert gamma(2, 10, peers(2, 10), staleness="none") == 1 / 2
+
+
+def test_accuracy_scales_the_step_raw_or_relative() -> None:
+    known = {0: Peer(5, 0.9), 1: Peer(5, 0.3)}
+    for weight, expected in (("raw", 0.45), ("relative", 0.75), ("none", 0.5)):
+        [scale] = Agwu(accuracy_weight=weight).scales([push(0, 5, accuracy=0.9)], known, 5)
+        assert scale == pytest.approx(expected)
+
+
+def test_who_has_not_pushed_yet_does_not_count_in_the_mean_accuracy() -> None:
+    first = {0: Peer(0, 0.2), 1: Peer(0, None), 2: Peer(0, None), 3: Peer(0, None)}
+    assert Agwu(accuracy_weight="relative").scales([push(0, 0, accuracy=0.2)], first, 0) == [0.25]
+    nobody = {0: Peer(0, 0.0), 1: Peer(0, None)}
+    assert Agwu(accuracy_weight="relative").scales([push(0, 0, accuracy=0.0)], nobody, 0) == [0.5]
+
+
+@pytest.mark.parametrize("allocation", [Idpa(), Dynamic()], ids=lambda a: a.name)
+def test_gamma_stays_near_a_quarter_for_four_unequal_workers(allocation: Allocation) -> None:
+    setup = a_setup(allocation, Agwu(accuracy_weight="none"), num_samples=500, epochs=8)
+    stage = Stage(setup, [200, 100, 50, 25], delay_s=0.01)
+    model, gammas = stage.coordinator.model, []
+    merge = model.merge
+
+    def note(others: Mapping[int, Peer]) -> None:
+        merge(others)
+        gammas.extend(model.scales)
+
+    model.merge = note
+    stage.open().run()
+    assert len(gammas) > 200
+    assert all(0.21 < value < 0.26 for value in gammas[100:-20])
+
+
+# -------------------------------------------------------------------------------------------- contract
+
+
+@given(
+    data=st.data(),
+    rule=st.sampled_from(EVERY_RULE),
+    version=st.integers(0, 1000),
+    num_workers=st.integers(1, 8),
+)
+def test_scales_are_finite_not_negative_and_at_most_one_in_sum(
+    data: st.DataObject, rule: Strategy, version: int, num_workers: int
+) -> None:
+    qualities = st.one_of(st.none(), st.floats(0, 1))
+    others = {w: Peer(data.draw(st.integers(0, version)), data.draw(qualities)) for w in range(num_workers)}
+    pushing = range(num_workers) if rule.synchronous else [0]
+    pushes = [push(w, others[w].base_version, data.draw(st.floats(0, 1))) for w in pushing]
+    for p in pushes:  # as the coordinator does: the push is noted before it is merged
+        others[p.worker] = Peer(p.base_version, p.accuracy)
+    scales = rule.scales(pushes, others, version)
+    assert len(scales) == len(pushes)
+    assert all(isfinite(scale) and scale >= 0 for scale in scales)
+    assert sum(scales) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS, ids=lambda a: a.name)
+@pytest.mark.parametrize("rule", EVERY_RULE, ids=name_of)
+def test_every_rule_finds_the_optimum_over_unequal_workers(rule: Strategy, allocation: Allocation) -> None:
+    problem = Quadratic(240, lr=0.2)
+    setup = a_setup(allocation, rule, num_samples=240, epochs=10, exchange=ExchangeConfig(every=4))
+    stage = Stage(setup, [80, 40, 20, 10], delay_s=0.05, problem=problem).open().run()
+    assert stage.settled()
+    assert stage.coordinator.model.weights is not None
+    assert problem.distance(problem.start) > 5
+    assert problem.distance(stage.coordinator.model.weights) < 0.12
+
+
+def test_every_known_rule_is_in_the_table() -> None:
+    assert {type(rule) for rule in EVERY_RULE} == set(RULES.values())
+
+
+@pytest.mark.parametrize("rule", [Sgwu(), Agwu(accuracy_weight="none", staleness="none")], ids=name_of)
+@pytest.mark.parametrize("allocation", ALLOCATIONS, ids=lambda a: a.name)
+def test_one_worker_is_plain_sequential_sgd(rule: Strategy, allocation: Allocation) -> None:
+    problem = Quadratic(240, lr=0.05, spread=2.0)
+    setup = a_setup(allocation, rule, num_samples=240, epochs=2, num_workers=1)
+    stage = Stage(setup, [10.0], problem=problem).open().run()
+    weights = problem.start
+    for lease in stage.trained:
+        weights = problem.train(weights, lease.indices)
+    assert stage.coordinator.model.version == len(stage.trained) > 20
+    np.testing.assert_allclose(stage.coordinator.model.weights, weights, atol=1e-6)
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS, ids=lambda a: a.name)
+def test_with_one_worker_the_two_rules_agree(allocation: Allocation) -> None:
+    ends = []
+    for rule in (Sgwu(), Agwu(accuracy_weight="none", staleness="none")):
+        setup = a_setup(allocation, rule, num_samples=240, epochs=2, num_workers=1)
+        stage = Stage(setup, [10.0], delay_s=0.0, problem=Quadratic(240, spread=2.0)).open().run()
+        ends.append(stage.coordinator.model.weights)
+    np.testing.assert_allclose(ends[0], ends[1], atol=1e-6)
+
+
+def test_the_overlap_does_not_change_the_result_of_one_worker() -> None:
+    ends = []
+    for overlap in (True, False):
+        setup = a_setup(
+            Uniform(),
+            Agwu(accuracy_weight="none"),
+            num_samples=240,
+            num_workers=1,
+            exchange=ExchangeConfig(every=2, overlap=overlap),
+        )
+        stage = Stage(setup, [10.0], delay_s=0.3, problem=Quadratic(240, spread=2.0)).open().run()
+        ends.append(stage.coordinator.model.weights)
+    np.testing.assert_allclose(ends[0], ends[1], atol=1e-5)
+
+
+def test_a_round_is_merged_in_the_order_of_the_workers() -> None:
+    deltas = [np.full(2, value, np.float32) for value in (3e8, -3e8, 3.0)]  # a sum that depends on the order
+    ends = []
+    for order in ([0, 1, 2], [2, 0, 1]):
+        model = GlobalModel(Sgwu(), np.zeros(2, np.float32))
+        for worker in order:
+            model.add(push(worker, delta=deltas[worker]))
+        model.merge(peers(0, 0, 0))
+        ends.append(model.weights)
+    assert np.array_equal(*ends)
+    assert model.version == 1
+    assert model.waiting == []
+
+
+def test_timing_only_counts_versions_and_touches_no_weights() -> None:
+    model = GlobalModel(Agwu(), None)
+    model.add(push())
+    model.merge(peers(0, 0))
+    assert (model.version, model.weights, model.scales) == (1, None, [0.25])

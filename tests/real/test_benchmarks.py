@@ -1,0 +1,62 @@
+"""The benchmarks still run and write records; how fast anything is, is not asked here."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from summaries import summary
+
+import bptcnn
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(name: str, folder: Path, *options: str) -> dict[str, Any]:
+    """Run a benchmark and read the record that its last line names."""
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--out", str(folder), *options]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    record: dict[str, Any] = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
+    assert record["benchmark"] == name
+    assert {"date", "settings", "versions", "machine", "series"} <= set(record)
+    return record
+
+
+def test_merge_against_copy(tmp_path: Path) -> None:
+    record = run("merge", tmp_path, "--samples", "4", "--weights", "20000")
+    assert [one["n"] for one in record["series"].values()] == [4, 4, 4]
+
+
+@pytest.mark.real
+def test_exchange_takes_every_part_of_every_exchange(tmp_path: Path) -> None:
+    series = run("exchange", tmp_path, "--samples", "5", "--weights", "25000")["series"]
+    assert all(len(one["samples"]) == 5 and min(one["samples"]) > 0 for one in series.values())
+    parts = [series[name]["samples"] for name in ("difference", "push + merge + pull", "fold")]
+    assert series["exchange"]["samples"] == pytest.approx(
+        [sum(sample) for sample in zip(*parts, strict=True)], rel=1e-3
+    )
+
+
+def test_throughput_runs_every_combination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def train(config: bptcnn.RunConfig, out: Path) -> types.SimpleNamespace:
+        tried.append((config.strategy.name, config.allocation.name, config.seed, config.workers.speeds))
+        return types.SimpleNamespace(summary=summary())
+
+    monkeypatch.setattr(bptcnn, "train", train)
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    options = "--data digits --speeds 30 15 --rules agwu sgwu --allocations idpa --samples 2"
+    monkeypatch.setattr(sys, "argv", ["throughput.py", "--out", str(tmp_path), *options.split()])
+    runpy.run_path(str(ROOT / "benchmarks" / "throughput.py"), run_name="__main__")
+    assert tried == [(rule, "idpa", seed, (30.0, 15.0)) for rule in ("agwu", "sgwu") for seed in (0, 1)]
+    [record] = [json.loads(path.read_text()) for path in tmp_path.glob("throughput-*.json")]
+    measures = ("test_accuracy", "samples_per_second", "waiting", "balance")
+    assert set(record["series"]) == {f"{rule}, idpa: {measure}" for rule in ("agwu", "sgwu") for measure in measures}

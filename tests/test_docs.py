@@ -1,0 +1,83 @@
+"""What the documents say exists, and what is generated is up to date."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from bptcnn.cli import app
+from bptcnn.cli.options import parse_assignment
+from bptcnn.config import compose
+from bptcnn.outer.allocation import ALLOCATIONS
+from bptcnn.outer.rules import RULES
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")])
+RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+
+
+def command_lines() -> Iterator[str]:
+    """Every `bptcnn ...` in the documents, up to a comment or the end of the code."""
+    for page in PAGES:
+        yield from re.findall(r"(?:^ {4}|`)(bptcnn [a-z][^`#\n]*)", page.read_text(), re.MULTILINE)
+
+
+def options(command: Any) -> set[str]:
+    return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+
+
+def keys(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        yield from keys(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name]
+
+
+def test_the_reference_of_settings_is_up_to_date() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "configuration.py"))["page"]()
+    remedy = "run: python docs/configuration.py > docs/configuration.md"
+    assert (ROOT / "docs" / "configuration.md").read_text() == page, remedy
+
+
+def test_the_reference_names_every_setting() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    settings = set(keys(compose(None, {}).model_dump())) - {"strategy.name", "allocation.name"}
+    assert not [key for key in settings if f"| `{key}` |" not in page]
+
+
+def test_every_command_and_flag_in_the_documents_exists() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    found = list(command_lines())
+    assert len(found) >= 6
+    for line in found:
+        _, name, *words = line.split()
+        assert name in commands, line
+        flags = {word.split("=")[0] for word in words if word.startswith("--")}
+        assert flags <= options(commands[name]), line
+
+
+def test_every_setting_in_a_command_line_exists() -> None:
+    for line in command_lines():
+        compose(None, dict(map(parse_assignment, re.findall(r"--set ([\w.]+=\S+)", line))))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[path.name for path in RECIPES])
+def test_every_recipe_is_valid_and_says_how_to_run_it(path: Path) -> None:
+    compose(path, {})
+    assert f"recipes/{path.name}" in path.read_text()
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_rule_and_allocation_is_documented() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"`{name}`" in readme for name in (*RULES, *ALLOCATIONS))
+    assert {path.stem for path in (ROOT / "docs" / "rules").glob("*.md")} == set(RULES)

@@ -1,0 +1,403 @@
+"""The inner layer: one worker's steps, what it folds in and what it pushes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from jobs import Clouds, linear, normed
+from torch import nn
+from torch.nn import functional
+
+from bptcnn.errors import DivergedError, ModelError
+from bptcnn.inner import Learner, LocalWorker, OptimizerConfig, ScheduleConfig, Throttle, accuracy_of
+from bptcnn.inner.learner import StepResult
+from bptcnn.inner.local import Work
+
+TRAIN = Clouds.draw(120)
+BATCHES = np.split(np.random.default_rng(3).permutation(120), 6)
+CONSTANT = ScheduleConfig(kind="constant", warmup=0)
+
+
+def a_network(make: Callable[..., nn.Module] = linear) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return make(TRAIN.shape, TRAIN.num_classes)
+
+
+def a_learner(make: Callable[..., nn.Module] = linear, **options: Any) -> Learner:
+    return Learner(a_network(make), options.pop("samples", TRAIN), OptimizerConfig(), **options)
+
+
+def steps(learner: Learner, *numbers: int) -> None:
+    for number in numbers:
+        learner.step(BATCHES[number], epoch=1, lr=0.1)
+
+
+def weights_of(learner: Learner) -> np.ndarray:
+    return learner.flat.snapshot()
+
+
+# ------------------------------------------------------------------------------------------------ one step
+
+
+@pytest.mark.parametrize("make", [linear, normed])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        OptimizerConfig(momentum=0, weight_decay=0),
+        OptimizerConfig(momentum=0.9, nesterov=False, weight_decay=0.01),
+        OptimizerConfig(momentum=0.9, nesterov=True, weight_decay=0.01),
+    ],
+    ids=["plain", "momentum", "nesterov"],
+)
+def test_steps_are_those_of_torchs_sgd_on_the_same_network(
+    make: Callable[..., nn.Module], settings: OptimizerConfig
+) -> None:
+    learner, reference = Learner(a_network(make), TRAIN, settings), a_network(make).train()
+    nesterov = settings.nesterov and settings.momentum > 0
+    sgd = torch.optim.SGD(reference.parameters(), 1.0, settings.momentum, 0, settings.weight_decay, nesterov)
+    for number, batch in enumerate(BATCHES):
+        lr = 0.1 / (1 + number)
+        torch.manual_seed(number)
+        result = learner.step(batch, epoch=1, lr=lr)
+        torch.manual_seed(number)
+        scores = reference(TRAIN.images[batch])
+        loss = functional.cross_entropy(scores, TRAIN.labels[batch])
+        sgd.zero_grad()
+        loss.backward()
+        sgd.param_groups[0]["lr"] = lr
+        sgd.step()
+        assert result.loss == pytest.approx(loss.item() * len(batch), rel=1e-6)
+        assert result.correct == int((scores.argmax(1) == TRAIN.labels[batch]).sum())
+    for name, value in reference.state_dict().items():
+        torch.testing.assert_close(learner.flat.module.state_dict()[name], value, rtol=1e-6, atol=1e-6)
+
+
+def test_bf16_learns_too_and_its_weights_stay_float32() -> None:
+    learner = a_learner(precision="bf16")
+    first = learner.step(BATCHES[0], epoch=1, lr=0.1).loss
+    steps(learner, 1, 2, 3, 4, 5)
+    assert learner.step(BATCHES[0], epoch=1, lr=0.1).loss < first
+    assert learner.difference().dtype == np.float32
+
+
+def test_a_loss_that_is_no_number_leaves_the_weights_as_they_were() -> None:
+    broken = Clouds(torch.where(TRAIN.images > 3, torch.nan, TRAIN.images), TRAIN.labels, TRAIN.num_classes)
+    learner = a_learner(samples=broken)
+    before = weights_of(learner)
+    with pytest.raises(DivergedError, match=r"^the loss became nan at learning rate 0\.1$"):
+        learner.step(np.arange(120), epoch=1, lr=0.1)
+    assert np.array_equal(weights_of(learner), before)
+
+
+def test_weights_that_are_no_numbers_are_not_pushed_and_stay_as_they_were() -> None:
+    learner = a_learner()
+    learner.fold(weights_of(learner))
+    learner.flat.vector[2] = torch.inf
+    before = weights_of(learner)
+    for _ in range(2):
+        with pytest.raises(DivergedError, match=r"^the weights are no longer finite$"):
+            learner.difference()
+    assert np.array_equal(weights_of(learner), before)
+
+
+def test_a_label_beyond_the_outputs_is_explained() -> None:
+    learner = Learner(linear(TRAIN.shape, 2), TRAIN, OptimizerConfig())
+    with pytest.raises(ModelError, match=r"^label 2 lies beyond the model's 2 outputs: give the model an output per"):
+        steps(learner, 0)
+
+
+# -------------------------------------------------------------------------------------------- fold and push
+
+
+@pytest.mark.parametrize("make", [linear, normed])
+def test_new_global_weights_keep_what_was_learned_since_the_push(make: Callable[..., nn.Module]) -> None:
+    learner = a_learner(make)
+    learner.fold(weights_of(learner))
+    steps(learner, 0, 1)
+    pushed_at = weights_of(learner)
+    learner.difference()
+    steps(learner, 2, 3)
+    learned_since = weights_of(learner) - pushed_at
+    new = np.linspace(-1, 1, learner.flat.num_weights, dtype=np.float32)
+    learner.fold(new)
+    np.testing.assert_allclose(weights_of(learner), new + learned_since, atol=1e-6)
+    assert np.abs(learned_since).max() > 1e-3
+
+
+def test_the_next_push_counts_from_the_new_global_weights() -> None:
+    learner = a_learner()
+    learner.fold(weights_of(learner))
+    steps(learner, 0)
+    learner.difference()
+    steps(learner, 1)
+    new = np.ones(learner.flat.num_weights, np.float32)
+    learner.fold(new)
+    steps(learner, 2)
+    local = weights_of(learner)
+    np.testing.assert_array_equal(learner.difference(), local - new)
+    np.testing.assert_array_equal(weights_of(learner), local)
+
+
+def test_without_anything_learned_since_the_global_weights_are_taken_to_the_bit() -> None:
+    learner = a_learner()
+    base = weights_of(learner)
+    new = (base * 0.7 + 0.123).astype(np.float32)
+    new.flags.writeable = False
+    learner.fold(new)
+    assert np.array_equal(weights_of(learner), new)
+    steps(learner, 0, 1)
+    learner.difference()
+    learner.fold(base)
+    assert np.array_equal(weights_of(learner), base)
+
+
+def test_a_forgotten_push_leaves_nothing_behind() -> None:
+    learner = a_learner()
+    learner.fold(weights_of(learner))
+    steps(learner, 0)
+    learner.difference()
+    steps(learner, 1)
+    learner.forget()
+    new = np.zeros(learner.flat.num_weights, np.float32)
+    learner.fold(new)
+    assert np.array_equal(weights_of(learner), new)
+
+
+def test_a_push_must_be_answered_before_the_next() -> None:
+    learner = a_learner()
+    learner.difference()
+    with pytest.raises(AssertionError):
+        learner.difference()
+
+
+# ------------------------------------------------------------------------------------------------ accuracy
+
+
+def test_accuracy_is_the_fraction_of_right_answers_in_evaluation_mode() -> None:
+    images = torch.eye(3)[[0, 1, 2, 0, 1]][:, :, None, None]
+    samples = Clouds(images, torch.tensor([0, 1, 2, 1, 1]), 3)
+    network = nn.Sequential(nn.Dropout(0.9), nn.Flatten()).train()
+    assert accuracy_of(network, samples, batch_size=2) == 4 / 5
+    assert not network.training
+
+
+def test_q_may_be_measured_on_held_out_samples() -> None:
+    held_out = Clouds.draw(50, seed=9)
+    learner = a_learner(validation=held_out)
+    assert learner.validate() == accuracy_of(learner.flat.module, held_out)
+    assert a_learner().validate() is None
+
+
+# -------------------------------------------------------------------------------------------- local worker
+
+
+class Notes:
+    """Stands in for a learner: one right answer a step, a loss of 2 a sample."""
+
+    def __init__(self, held_out: float | None = None) -> None:
+        self.asked: list[tuple[list[int], int, float]] = []
+        self.folded: list[np.ndarray] = []
+        self._held_out = held_out
+        self.diverges = False
+
+    def step(self, indices: np.ndarray, epoch: int, lr: float) -> StepResult:
+        if self.diverges:
+            raise DivergedError("the loss became nan")
+        self.asked.append((indices.tolist(), epoch, lr))
+        return StepResult(2.0 * len(indices), 1)
+
+    def fold(self, weights: np.ndarray) -> None:
+        self.folded.append(weights)
+
+    def difference(self) -> np.ndarray:
+        if self.diverges:
+            raise DivergedError("the weights are no longer finite")
+        return np.ones(3, np.float32)
+
+    def validate(self) -> float | None:
+        return self._held_out
+
+
+def a_worker(learner: Any = None, schedule: ScheduleConfig = CONSTANT, batch_size: int = 10) -> LocalWorker:
+    return LocalWorker(batch_size, OptimizerConfig(lr=0.5), schedule, learner)
+
+
+def a_lease(number: int, size: int, progress: tuple[float, float] = (0.0, 1.0), epoch: int = 1) -> Work:
+    return Work(number, epoch, np.arange(100, 100 + size), progress)
+
+
+@given(size=st.integers(1, 2000), batch_size=st.integers(1, 300))
+def test_batches_of_a_lease_are_near_equal_and_leave_nothing_out(size: int, batch_size: int) -> None:
+    notes = Notes()
+    worker = a_worker(notes, batch_size=batch_size)
+    worker.receive(0, None, [a_lease(1, size)])
+    announced = []
+    while not worker.done:
+        announced.append(worker.next_size)
+        assert worker.step() == announced[-1]
+    batches = [indices for indices, _, _ in notes.asked]
+    assert [len(batch) for batch in batches] == announced
+    assert [index for batch in batches for index in batch] == list(range(100, 100 + size))
+    assert max(announced) - min(announced) <= 1
+    assert size < batch_size or 2 / 3 * batch_size - 1 < min(announced) <= max(announced) < 1.5 * batch_size + 1
+
+
+def test_the_learning_rate_follows_the_progress_of_the_run() -> None:
+    notes = Notes()
+    worker = a_worker(notes, ScheduleConfig(kind="linear", warmup=0))
+    worker.receive(0, None, [a_lease(1, 40, progress=(0.2, 0.6)), a_lease(2, 10, progress=(0.6, 0.7), epoch=2)])
+    for _ in range(4):
+        worker.step()
+    worker.finish()
+    worker.step()
+    assert [lr for _, _, lr in notes.asked] == pytest.approx([0.5 * x for x in (0.75, 0.65, 0.55, 0.45, 0.35)])
+    assert [epoch for _, epoch, _ in notes.asked] == [1, 1, 1, 1, 2]
+
+
+def test_a_finished_lease_reports_what_it_came_to() -> None:
+    worker = a_worker(Notes())
+    worker.receive(3, np.zeros(3, np.float32), [a_lease(7, 40)])
+    while not worker.done:
+        worker.step()
+        worker.note_busy(0.25)
+    finished = worker.finish()
+    assert (finished.lease, finished.steps, finished.busy_s, finished.base_version) == (7, 4, 1.0, 3)
+    assert (finished.loss, finished.accuracy) == (2.0, 0.1)
+    assert finished.delta is not None
+    assert worker.idle
+
+
+def test_leases_are_trained_in_order_and_pushes_are_numbered() -> None:
+    worker = a_worker()
+    worker.receive(0, None, [a_lease(5, 10), a_lease(6, 20)])
+    finished = []
+    for version in (4, 9):
+        while not worker.done:
+            worker.step()
+        finished.append(worker.finish())
+        worker.receive(version, None, [a_lease(version, 10)])
+    assert [(f.sequence, f.lease, f.steps) for f in finished] == [(1, 5, 1), (2, 6, 2)]
+    assert [f.base_version for f in finished] == [0, 4]
+    assert not worker.idle
+
+
+def test_an_answer_between_two_steps_sets_the_base_of_the_lease_under_way() -> None:
+    notes = Notes()
+    worker = a_worker(notes)
+    worker.receive(1, np.zeros(3, np.float32), [a_lease(1, 20)])
+    worker.step()
+    worker.receive(2, np.ones(3, np.float32), [])
+    worker.step()
+    assert worker.finish().base_version == 2
+    assert [weights[0] for weights in notes.folded] == [0, 1]
+
+
+def test_q_from_held_out_samples_takes_the_place_of_training_accuracy() -> None:
+    worker = a_worker(Notes(held_out=0.75))
+    worker.receive(0, None, [a_lease(1, 10)])
+    worker.step()
+    assert worker.finish().accuracy == 0.75
+
+
+def test_divergence_names_the_step_counted_over_all_leases() -> None:
+    notes = Notes()
+    worker = a_worker(notes)
+    worker.receive(0, None, [a_lease(1, 20), a_lease(2, 20)])
+    for _ in range(2):
+        worker.step()
+    worker.finish()
+    notes.diverges = True
+    with pytest.raises(DivergedError, match=r"^the loss became nan, in local step 3$"):
+        worker.step()
+    notes.diverges = False
+    for _ in range(2):
+        worker.step()
+    notes.diverges = True
+    with pytest.raises(DivergedError, match=r"^the weights are no longer finite, after local step 4$"):
+        worker.finish()
+
+
+# ------------------------------------------------------------------------------------------------ schedule
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        (ScheduleConfig(kind="constant", warmup=0), [1, 1, 1, 1, 1]),
+        (ScheduleConfig(kind="constant", warmup=0.5), [0, 0.5, 1, 1, 1]),
+        (ScheduleConfig(kind="linear", warmup=0), [1, 0.75, 0.5, 0.25, 0]),
+        (ScheduleConfig(kind="cosine", warmup=0), [1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2, 0]),
+        (ScheduleConfig(kind="cosine", warmup=0.5), [0, 0.5, 1, 0.5, 0]),
+        (ScheduleConfig(kind="step", warmup=0), [1, 1, 0.1, 0.01, 0.01]),
+        (ScheduleConfig(kind="step", warmup=0.5, milestones=(0.75,), gamma=0.5), [0, 0.5, 1, 0.5, 0.5]),
+    ],
+)
+def test_shapes_of_the_learning_rate(schedule: ScheduleConfig, factors: list[float]) -> None:
+    found = [schedule.factor(progress) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert found == pytest.approx(factors, abs=1e-12)
+
+
+@given(
+    kind=st.sampled_from(["constant", "cosine", "linear", "step"]),
+    warmup=st.floats(0, 0.99),
+    progress=st.floats(0, 1),
+)
+def test_the_learning_rate_never_leaves_its_range(kind: Any, warmup: float, progress: float) -> None:
+    assert 0 <= ScheduleConfig(kind=kind, warmup=warmup).factor(progress) <= 1
+
+
+# ------------------------------------------------------------------------------------------------ throttle
+
+
+class Bed:
+    """A clock whose sleeper wakes up early, after these fractions of the time asked for."""
+
+    def __init__(self, now: float, fractions: list[float]) -> None:
+        self.now = now
+        self.naps = 0
+        self._fractions = fractions
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        fraction = self._fractions[self.naps] if self.naps < len(self._fractions) else 1.0
+        self.now += seconds * fraction
+        self.naps += 1
+
+
+@given(
+    speed=st.floats(1, 1e5),
+    num_samples=st.integers(1, 1000),
+    worked=st.floats(0, 2),
+    begun=st.floats(0, 1e6),
+    fractions=st.lists(st.floats(0, 1), max_size=5),
+)
+def test_a_step_never_ends_sooner_than_asked(
+    speed: float, num_samples: int, worked: float, begun: float, fractions: list[float]
+) -> None:
+    span = num_samples / speed
+    bed = Bed(begun + worked * span, fractions)
+    Throttle(speed, clock=lambda: bed.now, sleep=bed.sleep).pace(num_samples, begun)
+    assert bed.now >= begun + span
+    if worked <= 1:
+        assert bed.now == pytest.approx(begun + span)
+
+
+def test_a_step_that_was_slow_by_itself_is_not_held_up() -> None:
+    bed = Bed(3.0, [])
+    Throttle(100.0, clock=lambda: bed.now, sleep=bed.sleep).pace(100, started_s=1.0)
+    assert (bed.now, bed.naps) == (3.0, 0)
+
+
+def test_a_late_timer_does_not_slow_the_emulated_machine_down() -> None:
+    bed = Bed(0.0, [1.5] * 100)  # each nap lasts half as long again as asked for
+    throttle = Throttle(100.0, clock=lambda: bed.now, sleep=bed.sleep)
+    for step in range(1, 51):
+        throttle.pace(10, started_s=bed.now)
+        assert 0.1 * step <= bed.now <= 0.1 * step + 0.05 + 1e-9
