@@ -44,7 +44,7 @@ from bptcnn.engine.ray.worker import WorkerActor
 from bptcnn.engine.translate import pushed, work
 from bptcnn.folder import RunFolder
 from bptcnn.models import FlatModel
-from bptcnn.outer.messages import Vector
+from bptcnn.outer.messages import Send, Vector
 
 import ray  # isort: skip - after the engine, which sets Ray's environment
 
@@ -68,8 +68,10 @@ class Stopwatch(WorkerActor):
         Returns:
             Seconds of each kind.
         """
+        self._learner = self._job.learner(self._job.network())
         local = self._job.local_worker(self._learner)
-        answer = ray.get(self._server.join.remote(self._worker, self._measure()))
+        answer = self._ask("join", self._worker, self._measure()).result()
+        assert isinstance(answer, Send)
         local.receive(answer.version, answer.weights, [work(lease) for lease in answer.leases])
         vector = self._learner.flat.snapshot()
         link = Link(ray.get(adder.listen.remote()), vector)
@@ -80,7 +82,8 @@ class Stopwatch(WorkerActor):
             marks = [time.perf_counter()]
             message = pushed(self._worker, answer.incarnation, local.finish())
             marks.append(time.perf_counter())
-            answer = ray.get(self._server.push.remote(replace(message, delta=None), message.delta))
+            answer = self._ask("push", replace(message, delta=None), message.delta).result()
+            assert isinstance(answer, Send)
             marks.append(time.perf_counter())
             local.receive(answer.version, answer.weights, [work(lease) for lease in answer.leases])
             marks.append(time.perf_counter())
@@ -186,12 +189,13 @@ def measure(job: Job, num_samples: int, path: Path) -> dict[str, list[float]]:
     with RunFolder.create(path, job.config.to_toml()) as folder, cluster(None, 1):
         options = {"num_cpus": 1, "max_restarts": -1, "max_task_retries": 0, "max_concurrency": 10_000}
         setup = job.setup(num_weights=len(weights), session=0)
-        server = ray.remote(ServerActor).options(**options).remote(setup, job.config, folder.path.resolve(), weights)
+        server = ray.remote(ServerActor).options(**options).remote(setup, job.config, folder.path.resolve())
+        first = ray.put(weights)
         adder = ray.remote(Adder).options(num_cpus=1).remote(weights)
         worker = ray.remote(Stopwatch).options(num_cpus=1).remote(0, ray.put(job), server, None, 1)
         call = worker.measure.remote(num_samples, adder)
         while not ray.wait([call], timeout=POLL_S)[0]:
-            ray.get(server.poll.remote())
+            ray.get(server.poll.remote(first))
         seconds: dict[str, list[float]] = ray.get(call)
     return seconds
 

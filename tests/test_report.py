@@ -78,9 +78,16 @@ def test_no_other_allocation_is_advised_where_it_is_not_uniform() -> None:
     assert "--allocation" not in most_waiting(unequal(allocation="idpa"))
 
 
+def test_a_loss_makes_the_others_wait() -> None:
+    run = summary(waiting_fraction=[0.5, 0.2, 0.2, 0.2])
+    run["workers"][1]["replaced"] = 1
+    assert "waited 50 % of the time: for the replacement of worker 1" in most_waiting(run)
+    assert "worker 1 waited 20 % of the time: it was lost and had to be replaced." in who_is_slow(run)
+
+
 def test_who_holds_the_right_share_waits_for_its_exchanges() -> None:
     run = summary(waiting_fraction=[0.5, 0.2, 0.2, 0.2], train_seconds=100.0)
-    assert most_waiting(run) == "worker 0 waited 50 % of the time: 0.5 s at each of its 100 exchanges."
+    assert most_waiting(run) == "worker 0 waited 50 % of the time: 500 ms at each of its 100 exchanges."
 
 
 def test_a_speed_that_was_not_reached_is_the_machines() -> None:

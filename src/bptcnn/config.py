@@ -67,6 +67,10 @@ class RunConfig(Section):
         ('sgwu', 'idpa', 2)
     """
 
+    if TYPE_CHECKING:  # sections may be given as mappings or names, which a synthesised signature would not show
+
+        def __init__(self, **values: Any) -> None: ...
+
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of everything random."""
 

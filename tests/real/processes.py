@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -52,15 +53,10 @@ def title_of(pid: int) -> str:
         return ""
 
 
-def actors(kind: str, ancestor: int | None = None) -> list[int]:
-    """Processes of Ray actors of a class, below this process if not told otherwise."""
+def actors(kind: str = "", ancestor: int | None = None) -> list[int]:
+    """Processes of Ray actors of a class, or of any, below this process if not told otherwise."""
     below = descendants(ancestor or os.getpid())
-    return sorted(pid for pid, title in below.items() if title.startswith(f"ray::{kind}"))
-
-
-def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
-    """Send a signal to one process."""
-    os.kill(pid, number)
+    return sorted(pid for pid, title in below.items() if re.match(rf"ray::\w*{kind}\w*Actor\b", title))
 
 
 def alive(pids: dict[int, str]) -> dict[int, str]:
@@ -135,10 +131,6 @@ def events_of(folder: Path) -> list[dict[str, Any]]:
     path = folder / "events.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def pushes(folder: Path) -> int:
-    return sum(event["event"] == "pushed" for event in events_of(folder))
 
 
 def closed(summary: dict[str, Any], *, epochs: int, num_samples: int = 1437) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bptcnn.report.format import count, duration, percent
+from bptcnn.report.format import count, percent
 
 NOTABLE_WAITING = 0.1
 """Below this fraction of the time, waiting is not worth a sentence."""
@@ -56,7 +56,7 @@ def _with_waiting(summary: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], f
 
 
 def _why_waiting(summary: Mapping[str, Any], worker: Mapping[str, Any], waiting: float) -> str:
-    """A share too small for the worker's speed makes it wait for the others; else its exchanges take the time."""
+    """A share too small for the worker's speed, a loss that the others sit out, or else its exchanges."""
     samples = worker["samples"] / sum(other["samples"] for other in summary["workers"])
     speed = worker["speed"] / (sum(other["speed"] or 0.0 for other in summary["workers"]) or 1.0)
     opening = f"worker {worker['worker']} waited {percent(waiting, digits=0)} of the time:"
@@ -66,8 +66,13 @@ def _why_waiting(summary: Mapping[str, Any], worker: Mapping[str, Any], waiting:
             f"{opening} it makes {percent(speed, digits=0)} of the speed and got "
             f"{percent(samples, digits=0)} of the samples{remedy}."
         )
+    replaced = [str(other["worker"]) for other in summary["workers"] if other["replaced"]]
+    if str(worker["worker"]) in replaced:
+        return f"{opening} it was lost and had to be replaced."
+    if replaced:
+        return f"{opening} for the replacement of worker {' and '.join(replaced)}, whose share was still to be trained."
     each_s = waiting * summary["train_seconds"] / max(worker["pushes"], 1)
-    return f"{opening} {duration(each_s)} at each of its {count(worker['pushes'])} exchanges."
+    return f"{opening} {1000 * each_s:,.0f} ms at each of its {count(worker['pushes'])} exchanges."
 
 
 def _short_of_speed(worker: Mapping[str, Any]) -> list[str]:

@@ -10,22 +10,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any
 
+import ray
+
 from bptcnn.engine.ray.fate import helpers_die_with_us
 from bptcnn.errors import ClusterError
 
-QUIET: Mapping[str, str] = {
+ENVIRONMENT: Mapping[str, str] = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_NUM_REDIS_GET_RETRIES": "5",
 }
-"""Set unless the user has set them: joins need a token, nothing is sent home or printed, a refusal is not repeated."""
-
-for _name, _value in QUIET.items():
-    os.environ.setdefault(_name, _value)
-
-import ray  # noqa: E402 - reads the variables above when imported
-from ray._raylet import Config  # noqa: E402
+"""Set where the user has set nothing: joins need a token, nothing is sent home, workers see the GPUs there are."""
 
 SLOTS_PER_WORKER = 8
 """Logical CPUs of a local cluster for each worker: a replacement must not wait for the slot of a hung process."""
@@ -58,20 +53,14 @@ def cluster(address: str | None, num_workers: int) -> Iterator[int]:
     """
     if ray.is_initialized():
         yield _machines(num_workers)
-    elif address is not None:
-        try:
+        return
+    with helpers_die_with_us() as guard, _own_connection():
+        if address is None:
+            _start(num_workers)
+            guard()
+        else:
             _join(address)
-            yield _machines(num_workers)
-        finally:
-            ray.shutdown()
-    else:
-        with helpers_die_with_us() as guard:
-            try:
-                _start(num_workers)
-                guard()
-                yield _machines(num_workers)
-            finally:
-                ray.shutdown()
+        yield _machines(num_workers)
 
 
 def this_node() -> str:
@@ -100,9 +89,29 @@ def _join(address: str) -> None:
 
 
 def _connect(address: str, **settings: Any) -> None:
-    Config.initialize("")  # the variables above count also where somebody else imported Ray before us
-    ray._private.worker._worker_logs_enabled = False  # Ray prints each death of a process; our notices say it shorter
     ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **settings)
+
+
+@contextmanager
+def _own_connection() -> Iterator[None]:
+    """Have Ray as we want it, silent above all, and leave no trace of that for whoever uses Ray next."""
+    core: Any = ray._raylet
+    worker: Any = ray._private.worker
+    logger = logging.getLogger("ray")
+    level = logger.level
+    ours = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(ours)
+    core.Config.initialize("")  # Ray read the environment when it was imported
+    worker._worker_logs_enabled = False  # else it prints a paragraph for each process that dies
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        logger.setLevel(level)
+        worker._worker_logs_enabled = True
+        for name in ours:
+            del os.environ[name]
+        core.Config.initialize("")
 
 
 def _probe(address: str) -> None:

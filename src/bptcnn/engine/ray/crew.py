@@ -6,11 +6,12 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import ray
+
 from bptcnn.engine.job import Job
+from bptcnn.engine.ray.failure import described
 from bptcnn.engine.ray.worker import WorkerActor
 from bptcnn.errors import BptcnnError, TrainingError, WorkerError
-
-import ray  # isort: skip - after worker.py, which sees to Ray's environment
 
 
 class Crew:
@@ -108,6 +109,6 @@ def shared(job: Job) -> Any:
         return ray.put(replace(job, test=job.train))
     except Exception as error:  # whatever the user's objects raise when they are pickled
         raise TrainingError(
-            f"the network or the data set cannot be sent to other processes ({type(error).__name__}: {error}): "
+            f"the network or the data set cannot be sent to other processes ({described(error.__cause__ or error)}): "
             "open files and connections in __getitem__, when they are first needed"
         ) from error

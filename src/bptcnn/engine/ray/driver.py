@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bptcnn import checkpoint
 from bptcnn.engine.job import Job
@@ -15,16 +17,13 @@ from bptcnn.engine.observer import Observer, Result
 from bptcnn.engine.ray.cluster import cluster, this_node
 from bptcnn.engine.ray.crew import Crew, shared
 from bptcnn.engine.ray.evaluation import Evaluator
+from bptcnn.engine.ray.notices import Notices
 from bptcnn.engine.ray.server import Order, Report, ServerActor
 from bptcnn.engine.ray.signals import StopSignals
-from bptcnn.errors import BptcnnError, ClusterError, RunFolderError
+from bptcnn.errors import BptcnnError, ClusterError
 from bptcnn.folder import RunFolder
 from bptcnn.models import FlatModel
 from bptcnn.outer.messages import Dismiss, Evaluate, Finish, Replace
-from bptcnn.outer.status import Status
-
-import ray  # isort: skip - after cluster.py, which sets Ray's environment
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # isort: skip
 
 POLL_S = 0.2
 """Between two looks at the server."""
@@ -32,14 +31,8 @@ POLL_S = 0.2
 FROZEN_S = 60.0
 """A server that does not answer for so long is started anew."""
 
-SERVER_PATIENCE_S = 120.0
+SERVER_PATIENCE_S = 150.0
 """How long a dead server may take to come back."""
-
-SLOW = 0.95
-"""A worker below this part of its emulated speed is too slow ..."""
-
-SLOW_LOOKS = 10
-"""... if so many looks in a row find it so."""
 
 
 class RayEngine:
@@ -55,11 +48,10 @@ class RayEngine:
     def __init__(self, job: Job, folder: RunFolder, observer: Observer, address: str | None) -> None:
         self._job, self._folder, self._observer, self._address = job, folder, observer, address
         self._signals = StopSignals()
-        self._notices: list[str] = []
+        self._notices = Notices(observer, job.config.workers.speeds)
         self._session = -1
         self._told: set[int] = set()
         self._finish: Finish | None = None
-        self._slow: dict[int, int] = {}
         self._began_s = self._setup_s = 0.0
 
     def run(self) -> Result:
@@ -70,7 +62,7 @@ class RayEngine:
 
         Raises:
             ClusterError: the cluster cannot be reached, or the server does not come back.
-            RunFolderError: the run is finished, its newest checkpoint is damaged, or its folder cannot be written.
+            RunFolderError: its folder cannot be written, or the newest checkpoint is damaged.
             TrainingError: the user's own code failed.
         """
         self._check_folder()
@@ -84,13 +76,11 @@ class RayEngine:
                 summary, weights = self._watch()
             finally:
                 self._end()
-        return Result(summary | {"setup_seconds": self._setup_s}, weights, tuple(self._notices))
+        self._notices.conclude(summary)
+        return Result(summary | {"setup_seconds": self._setup_s}, weights, tuple(self._notices.texts))
 
     def _check_folder(self) -> None:
-        """Find out before anything is started whether the run can go on."""
-        if self._folder.finished:
-            path = str(self._folder.path)
-            raise RunFolderError(f"the run in {path!r} is finished, nothing is left to train: choose another --out")
+        """Find out before anything is started that the run cannot go on."""
         newest = checkpoint.newest(self._folder.checkpoints_path)
         if newest is not None:
             checkpoint.load(newest)
@@ -105,7 +95,8 @@ class RayEngine:
         actor: Any = ray.remote(ServerActor).options(
             num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=10_000, scheduling_strategy=here
         )
-        self._server = actor.remote(setup, self._job.config, self._folder.path.resolve(), model.snapshot())
+        self._server = actor.remote(setup, self._job.config, self._folder.path.resolve())
+        self._first = ray.put(model.snapshot())
         self._evaluator = Evaluator(model, self._job.test)
         self._crew = Crew(job, self._server, self._job.config.workers.speeds, per_machine)
         for worker in range(self._job.config.workers.count):
@@ -123,16 +114,16 @@ class RayEngine:
         while True:
             while self._finish is None or self._evaluator.busy:
                 self._turn()
-            summary, weights = self._ask("result")
-            if summary["outcome"] is not None:  # else the server died before it could answer, and goes on
-                return summary, weights
+            result: tuple[dict[str, Any], Any] | None = self._ask("result")
+            if result is not None:  # else the server died before it could answer, and goes on
+                return result
             self._finish = None
 
     def _turn(self) -> None:
         self._crew.look(POLL_S)
         if self._signals.received and self._finish is None:
             self._ask("stop", "interrupted", "the user asked to stop")
-        report: Report = self._ask("poll")
+        report: Report = self._ask("poll", self._first)
         self._greet(report)
         for order in report.orders:
             self._carry_out(order)
@@ -145,7 +136,7 @@ class RayEngine:
     def _greet(self, report: Report) -> None:
         """A server that was restarted knows nothing of what its earlier life ordered or was told."""
         if self._session not in (-1, report.session):
-            self._note("the server died: it goes on from its newest checkpoint")
+            self._notices.say("the server died: it goes on from its newest checkpoint")
             self._finish = None
             self._told.clear()
         self._session = report.session
@@ -153,11 +144,11 @@ class RayEngine:
     def _carry_out(self, order: Order) -> None:
         match order:
             case Replace():
-                self._note(f"worker {order.worker} is replaced: {order.reason}")
+                self._notices.say(f"worker {order.worker} is replaced: {order.reason}")
                 self._crew.start(order.worker)
                 self._told.discard(order.worker)
             case Dismiss():
-                self._note(f"worker {order.worker} is given up, its data goes to the others: {order.reason}")
+                self._notices.say(f"worker {order.worker} is given up, its data goes to the others: {order.reason}")
                 self._crew.end(order.worker, order.reason)
                 self._told.add(order.worker)
             case Evaluate():
@@ -182,17 +173,14 @@ class RayEngine:
                 if isinstance(error.cause, BptcnnError):
                     raise error.cause from error
                 raise
-            except ray.exceptions.GetTimeoutError:
-                ray.kill(self._server, no_restart=False)
-            except ray.exceptions.RayActorError as error:
-                if error.actor_init_failed:
-                    last = str(error).strip().splitlines()[-1]
-                    raise RunFolderError(f"the server cannot start: {last.partition(': ')[2] or last}") from error
+            except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
                 if time.monotonic() > until_s:
                     raise ClusterError(
                         f"the server did not come back within {SERVER_PATIENCE_S:.0f} s: "
                         f"go on with --resume {self._folder.path}"
                     ) from error
+                if isinstance(error, ray.exceptions.GetTimeoutError):
+                    ray.kill(self._server, no_restart=False)
                 time.sleep(POLL_S)
 
     # ----------------------------------------------------------------------------------------- show
@@ -201,27 +189,13 @@ class RayEngine:
         if not self._setup_s and any(row.state == "training" for row in report.status.workers):
             self._setup_s = time.monotonic() - self._began_s
         for text in report.notices:
-            self._note(f"{text}; training goes on")
-        for worker, asked in self._too_slow(report.status):
-            reached = report.status.workers[worker].samples_per_s
-            self._note(
-                f"worker {worker} reaches {reached:,.0f} of the {asked:,.0f} samples/s asked for: "
-                "this machine is too slow for these --speeds"
+            self._notices.say_once(f"{text}; training goes on")
+        if self._evaluator.skipped:
+            self._notices.say_once(
+                "testing takes longer than training, so some tests are left out: raise evaluation.every"
             )
+        self._notices.look(report.status)
         self._observer.status(report.status)
-
-    def _too_slow(self, status: Status) -> Iterator[tuple[int, float]]:
-        """Workers that have just stayed below their emulated speed for long enough, with that speed."""
-        for row, asked in zip(status.workers, self._job.config.workers.speeds, strict=False):
-            slow = row.pushes > 0 and row.samples_per_s < SLOW * asked
-            looks = self._slow.get(row.worker, 0)
-            self._slow[row.worker] = looks + 1 if slow or looks >= SLOW_LOOKS else 0
-            if self._slow[row.worker] == SLOW_LOOKS:
-                yield row.worker, asked
-
-    def _note(self, text: str) -> None:
-        self._notices.append(text)
-        self._observer.notice(text)
 
 
 @contextmanager

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from bptcnn import checkpoint, telemetry
+from bptcnn import checkpoint
 from bptcnn.config import RunConfig
 from bptcnn.engine.journal import Journal
 from bptcnn.engine.ray.fate import die_with_parent
-from bptcnn.engine.ray.hold import hold
+from bptcnn.engine.ray.past import hold, look_back
 from bptcnn.engine.server import Server, start_or_restore, write_checkpoint
 from bptcnn.engine.summary import summarize
 from bptcnn.errors import RunFolderError
@@ -61,41 +61,47 @@ class ServerActor:
     """Carries the server's messages.
 
     A worker's call is answered when the coordinator sends to that worker: at once, or when a round is complete. If the
-    process dies, Ray runs the constructor again and the state comes from the newest checkpoint.
+    process dies, Ray makes it anew; the driver's next look opens the run again, from the newest checkpoint.
 
     Args:
         setup: the coordinator's fixed facts; the session number is counted here.
         config: the recipe.
         path: the run folder, on this machine.
-        weights: W(0), float32 [num_weights].
-
-    Raises:
-        RunFolderError: the folder cannot be written, or its newest checkpoint is damaged.
     """
 
-    def __init__(self, setup: Setup, config: RunConfig, path: Path, weights: Vector) -> None:
+    def __init__(self, setup: Setup, config: RunConfig, path: Path) -> None:
         die_with_parent()
         torch.set_num_threads(1)
-        self._folder = folder = RunFolder.peek(path)
-        self._lock = hold(folder.events_path)
-        self._config = config
-        self._session = folder.next_session() - 1
-        self._origin_s = time.monotonic() - _last_entry_s(folder.events_path)
-        self._journal = Journal(folder.events_path, folder.tensorboard_path, time.time() - self._now())
-        now, setup = self._now(), replace(setup, session=self._session)
-        coordinator = start_or_restore(setup, folder.checkpoints_path, weights, now)
-        self._server = Server(coordinator, self._journal, self._save)
-        self._journal.session(self._session, now, checkpoint.newest(folder.checkpoints_path))
+        self._setup, self._config, self._folder = setup, config, RunFolder.peek(path)
+        self._opened = asyncio.Event()
         self._writer = ThreadPoolExecutor(1)
         self._saves: list[Future[None]] = []
         self._calls: dict[int, asyncio.Future[Answer]] = {}
         self._orders: list[Order] = []
-        self._ticker: asyncio.Task[None] | None = None
+
+    def _open(self, first: Vector) -> None:
+        """Begin a session: alone, on the run's own clock, from the newest checkpoint or the first weights."""
+        folder = self._folder
+        self._lock = hold(folder.events_path)
+        self._session = folder.next_session() - 1
+        past = look_back(folder.events_path)
+        self._origin_s = time.monotonic() - past.ended_s
+        self._journal = Journal(folder.events_path, folder.tensorboard_path, time.time() - self._now())
+        now, setup = self._now(), replace(self._setup, session=self._session)
+        coordinator = start_or_restore(setup, folder.checkpoints_path, first, now)
+        self._restored_version = coordinator.model.version
+        self._server = Server(coordinator, self._journal, self._save)
+        self._journal.session(self._session, now, checkpoint.newest(folder.checkpoints_path))
+        for event in past.evaluated:
+            self._adopt(event)
+        self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        self._opened.set()
 
     # -------------------------------------------------------------------------------------- workers
 
     async def session(self) -> int:
-        """Which life of the server this is; answered when the constructor is done."""
+        """Which life of the server this is; answered when the run is open."""
+        await self._opened.wait()
         return self._session
 
     async def join(self, worker: int, samples_per_s: float) -> Answer:
@@ -108,8 +114,6 @@ class ServerActor:
         Returns:
             Weights and leases, once there is work.
         """
-        if self._ticker is None:
-            self._ticker = asyncio.get_running_loop().create_task(self._tick())
         return await self._call(worker, WorkerJoined(worker, samples_per_s))
 
     async def push(self, message: Pushed, delta: Vector) -> Answer:
@@ -126,6 +130,20 @@ class ServerActor:
 
     # --------------------------------------------------------------------------------------- driver
 
+    async def poll(self, first: Vector) -> Report:
+        """The status, and the orders since the last call; the first call of a life opens the run.
+
+        Args:
+            first: W(0), float32 [num_weights], for a run without a checkpoint.
+
+        Raises:
+            RunFolderError: the folder cannot be written, or its newest checkpoint is damaged.
+        """
+        if not self._opened.is_set():
+            self._open(first)
+        orders, self._orders = self._orders, []
+        return Report(self._session, self._server.status(self._now()), orders, self._failed_saves())
+
     async def lost(self, worker: int, reason: str) -> None:
         """A worker has no process; the driver starts none before it is told to.
 
@@ -133,9 +151,9 @@ class ServerActor:
             worker: its number.
             reason: why it has none.
         """
-        member = self._server.coordinator.members[worker]
-        if not any(isinstance(order, Replace | Dismiss) and order.worker == worker for order in self._orders):
-            self._handle(WorkerLost(worker, member.incarnation, reason))
+        known = any(isinstance(order, Replace | Dismiss) and order.worker == worker for order in self._orders)
+        if self._opened.is_set() and not known:
+            self._handle(WorkerLost(worker, self._server.coordinator.members[worker].incarnation, reason))
 
     async def stop(self, outcome: Outcome, reason: str) -> None:
         """End the run now.
@@ -144,25 +162,25 @@ class ServerActor:
             outcome: what to call it.
             reason: one sentence.
         """
-        self._handle(StopRequested(outcome, reason))
+        if self._opened.is_set():
+            self._handle(StopRequested(outcome, reason))
 
     async def evaluated(self, event: Evaluated, session: int) -> None:
-        """Take an evaluation in, unless an earlier life of this server asked for it.
+        """Take an evaluation in.
 
         Args:
             event: the accuracy.
             session: the life that asked.
         """
-        if session == self._session:
+        if self._opened.is_set() and session == self._session:
             self._handle(event)
+        elif self._opened.is_set() and session == self._session - 1:
+            self._adopt(event)
 
-    async def poll(self) -> Report:
-        """The status, and the orders since the last call."""
-        orders, self._orders = self._orders, []
-        return Report(self._session, self._server.status(self._now()), orders, self._failed_saves())
-
-    async def result(self) -> tuple[dict[str, Any], Vector | None]:
-        """Summary and final weights; the last checkpoint is on disk when this returns."""
+    async def result(self) -> tuple[dict[str, Any], Vector | None] | None:
+        """Summary and final weights, the last checkpoint being on disk; None from a server that has yet to finish."""
+        if not self._opened.is_set() or self._server.coordinator.outcome is None:
+            return None
         await asyncio.to_thread(self._writer.shutdown)
         self._journal.close()
         coordinator = self._server.coordinator
@@ -176,6 +194,7 @@ class ServerActor:
 
     async def _call(self, worker: int, event: Event) -> Answer:
         """Handle a worker's event and wait for its answer; a refused caller is not the one that others wait for."""
+        await self._opened.wait()
         coordinator = self._server.coordinator
         if coordinator.outcome is not None:
             return Finish(coordinator.outcome, coordinator.reason)
@@ -186,6 +205,12 @@ class ServerActor:
             self._calls[worker] = answer
         self._dispatch(commands)
         return refusal if refusal is not None else await answer
+
+    def _adopt(self, event: Evaluated) -> None:
+        """Take in what the session before measured too late for its last checkpoint, if that checkpoint has it."""
+        known = (event.at_s, event.committed, event.accuracy) in self._server.coordinator.tally.history
+        if event.version <= self._restored_version and not known:
+            self._handle(event)
 
     def _handle(self, event: Event) -> None:
         self._dispatch(self._decide(event))
@@ -229,11 +254,3 @@ class ServerActor:
         done = [save for save in self._saves if save.done()]
         self._saves = [save for save in self._saves if save not in done]
         return [str(error) for save in done if (error := save.exception()) is not None]
-
-
-def _last_entry_s(events_path: Path) -> float:
-    """Where the run's clock stood when an earlier session ended."""
-    last = 0.0
-    for entry in telemetry.read(events_path):
-        last = entry["t"]
-    return last

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 
 from bptcnn.engine.job import Job
@@ -20,15 +22,13 @@ from bptcnn.errors import DivergedError, WorkerError
 from bptcnn.inner import LocalWorker, Throttle
 from bptcnn.outer.messages import Refuse, Send
 
-import ray  # isort: skip - after server.py, which sees to Ray's environment
-
 PROBE_STEPS = 2
 """Timed local steps that a worker's first speed is measured on, after one that warms up."""
 
 RETRY_S = 0.25
 """Pause before a worker asks again for a server that is being restarted."""
 
-LOST_SERVER_S = 180.0
+LOST_SERVER_S = 240.0
 """After so long without a server a worker gives up; longer than the driver, which then says so."""
 
 
@@ -51,6 +51,7 @@ class WorkerActor:
         self._job = job
         self._server = server
         self._throttle = Throttle(samples_per_s, clock=time.perf_counter, sleep=time.sleep) if samples_per_s else None
+        self._messenger = ThreadPoolExecutor(1)
 
     def run(self) -> None:
         """Take part until the end.
@@ -89,20 +90,24 @@ class WorkerActor:
         """The life of one incarnation; returns what ended it."""
         self._learner.forget()
         local = self._job.local_worker(self._learner)
-        call = self._server.join.remote(self._worker, speed)
+        call: Future[Answer] | None = self._ask("join", self._worker, speed)
         incarnation = 0
         while True:
-            if call is not None and (local.idle or local.done or _arrived(call)):
-                answer: Answer = ray.get(call)
+            if call is not None and (local.idle or local.done or call.done()):
+                answer = call.result()
                 if not isinstance(answer, Send):
                     return answer
                 call, incarnation = None, answer.incarnation
                 local.receive(answer.version, answer.weights, [work(lease) for lease in answer.leases])
             elif local.done:
                 message = pushed(self._worker, incarnation, local.finish())
-                call = self._server.push.remote(replace(message, delta=None), message.delta)
+                call = self._ask("push", replace(message, delta=None), message.delta)
             else:
                 self._step(local)
+
+    def _ask(self, method: str, *arguments: Any) -> Future[Answer]:
+        """Call the server in a thread of its own: packing and unpacking weights must not hold up the steps either."""
+        return self._messenger.submit(lambda: ray.get(getattr(self._server, method).remote(*arguments)))
 
     def _step(self, local: LocalWorker) -> None:
         started_s = time.perf_counter()
@@ -124,9 +129,3 @@ class WorkerActor:
             if self._throttle is not None:
                 self._throttle.pace(len(indices), started_s)
         return PROBE_STEPS * len(indices) / (time.perf_counter() - begun_s)
-
-
-def _arrived(call: Any) -> bool:
-    """Whether an answer is here, without waiting for it."""
-    ready, _ = ray.wait([call], timeout=0)
-    return bool(ready)

@@ -1,13 +1,15 @@
-"""One server at a time writes to a run folder."""
+"""What a server needs to know of the sessions before its own: that they are over, and what they left."""
 
 from __future__ import annotations
 
 import fcntl
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
+from bptcnn import telemetry
 from bptcnn.errors import RunFolderError
+from bptcnn.outer.messages import Evaluated
 
 PATIENCE_S = 30.0
 """How long to wait for the server of an earlier session to die; it does so within seconds after its driver."""
@@ -46,3 +48,36 @@ def hold(events_path: Path) -> IO[bytes]:
         raise RunFolderError(
             f"cannot write {str(events_path)!r} alone ({error.strerror}): end the other process that trains this run"
         ) from error
+
+
+class Past(NamedTuple):
+    """What the journal says of earlier sessions.
+
+    Attributes:
+        ended_s: where the run's clock stood; 0 if there were none.
+        evaluated: what the last of them measured.
+    """
+
+    ended_s: float
+    evaluated: list[Evaluated]
+
+
+def look_back(events_path: Path) -> Past:
+    """Read the journal of a run.
+
+    Args:
+        events_path: exists, perhaps empty.
+
+    Returns:
+        What a new session goes on from.
+
+    Raises:
+        RunFolderError: the journal is damaged.
+    """
+    past = Past(0.0, [])
+    for entry in telemetry.read(events_path):
+        measured = [] if entry["event"] == "session_started" else past.evaluated
+        if entry["event"] == "evaluated":
+            measured.append(Evaluated(entry["version"], entry["committed"], entry["at_s"], entry["accuracy"]))
+        past = Past(entry["t"], measured)
+    return past

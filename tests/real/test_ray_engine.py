@@ -1,0 +1,179 @@
+"""Real workers and a real server: they die and stand still, nothing is lost, and the virtual engine decides the same.
+
+All runs here share one local cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from jobs import Watcher
+from real.processes import actors, closed, events_of, until
+from torch import nn
+
+from bptcnn.api import Run, simulate, train
+from bptcnn.config import RunConfig
+from bptcnn.data import load
+from bptcnn.engine.job import prepare
+from bptcnn.engine.ray.cluster import cluster
+from bptcnn.engine.replay import replay
+from bptcnn.errors import ClusterError, DivergedError, WorkersLostError
+from bptcnn.models import FlatModel, load_model
+from bptcnn.outer.status import Status
+
+pytestmark = pytest.mark.real
+
+EPOCHS = 6
+PAIR = {"count": 2, "speeds": (2400.0, 1200.0)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def connection() -> Iterator[None]:
+    """Runs use the connection that they find, and leave it open."""
+    before = dict(os.environ)
+    with cluster(None, num_workers=3):
+        yield
+        assert ray.is_initialized()
+    assert {key for key in os.environ if key.startswith("RAY_")} == {key for key in before if key.startswith("RAY_")}
+
+
+class Saboteur(Watcher):
+    """Does something when so great a part of the run is done."""
+
+    def __init__(self) -> None:
+        super().__init__(self._act_if_due)
+        self._plan: list[tuple[float, Callable[[], object]]] = []
+
+    def at(self, part: float, act: Callable[[], object]) -> None:
+        self._plan.append((part, act))
+
+    def strike(self, part: float, number: signal.Signals, kind: str, which: int = 0) -> None:
+        """Send a signal to an actor's process."""
+        self.at(part, lambda: os.kill(actors(kind)[which], number))
+
+    def _act_if_due(self, status: Status) -> None:
+        while self._plan and status.committed >= self._plan[0][0] * status.total:
+            self._plan.pop(0)[1]()
+
+
+def a_run(folder: Path, observer: Watcher | None = None, **settings: Any) -> Run:
+    usual = {"epochs": EPOCHS, "workers": PAIR, "exchange": {"every": 4}, "checkpoint": {"every_s": 0.5}}
+    config = RunConfig(**{**usual, **settings})
+    return train(config, out=folder / "run", observer=observer)
+
+
+def replayed(run: Run, config: RunConfig) -> list[tuple[Any, Any]]:
+    """What the journal says was ordered, and what a fresh coordinator orders on the same events."""
+    job = prepare(config, None, load(config.data, config.seed))
+    setup = job.setup(num_weights=FlatModel(job.network()).num_weights, session=0)
+    return [(step.recorded, step.ordered) for step in replay(run.path / "events.jsonl", setup)]
+
+
+def leases(folder: Path) -> list[Any]:
+    """Who was sent which version and which samples, in order."""
+    return [(e["worker"], e["version"], e["leases"]) for e in events_of(folder) if e["event"] == "send"]
+
+
+def test_workers_that_die_or_stand_still_are_replaced_and_nothing_is_lost(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    observer = Saboteur()
+    observer.strike(0.2, signal.SIGKILL, "Worker", 0)
+    observer.strike(0.2, signal.SIGSTOP, "Worker", 1)
+    patience = {"patience_s": 1.0, "first_s": 5.0}
+    three = {"count": 3, "speeds": (2000.0, 1000.0, 1000.0)}
+    run = a_run(tmp_path, observer, faults=patience, workers=three)
+    assert closed(run.summary, epochs=EPOCHS)
+    assert run.summary["samples"]["returned"] > 0
+    assert sum(worker["replaced"] for worker in run.summary["workers"]) == 2
+    replaced = [notice.split(": ")[1].split(" for ")[0] for notice in observer.notices if " is replaced: " in notice]
+    assert sorted(replaced) == ["it was silent", "its process died"]
+    until(lambda: not actors("Worker"), "the end of the stopped process", patience_s=10)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_server_that_dies_with_a_worker_goes_on_from_its_newest_checkpoint(tmp_path: Path) -> None:
+    observer = Saboteur()
+    observer.strike(0.5, signal.SIGKILL, "Worker")
+    observer.strike(0.5, signal.SIGKILL, "Server")
+    began_s = time.monotonic()
+    run = a_run(tmp_path, observer)
+    assert time.monotonic() - began_s < run.summary["train_seconds"] + 60  # nobody waits for who cannot come
+    assert closed(run.summary, epochs=EPOCHS)
+    assert sorted(worker["replaced"] for worker in run.summary["workers"]) == [0, 1]  # the other one joins again
+    assert "the server died: it goes on from its newest checkpoint" in observer.notices
+    entries = events_of(run.path)
+    [restart] = [n for n, entry in enumerate(entries) if entry["event"] == "session_started" and entry["session"] == 1]
+    saves = [entry for entry in entries[:restart] if entry["event"] == "save_checkpoint"]
+    restored = saves[int(entries[restart]["checkpoint"]) - 1]
+    assert entries[restart - 1]["t"] - restored["t"] < 2 * 0.5
+    times = [at_s for at_s, _, _ in run.summary["time_to_accuracy"]]
+    assert times == sorted(times)
+
+
+def test_a_synchronous_run_decides_what_the_simulated_one_decides(tmp_path: Path) -> None:
+    config = RunConfig(epochs=2, strategy="sgwu", allocation="uniform", workers=PAIR, exchange={"every": 4})
+    real = train(config, out=tmp_path / "real")
+    virtual = simulate(config, out=tmp_path / "virtual", timing_only=True)
+    assert leases(real.path) == leases(virtual.path)
+
+
+def test_an_asynchronous_run_can_be_played_again_and_says_where_the_machine_is_too_slow(tmp_path: Path) -> None:
+    config = RunConfig(epochs=20, allocation="dynamic", workers={"count": 2, "speeds": (1e6, 1e6)})
+    run = train(config, out=tmp_path / "run")
+    steps = replayed(run, config)
+    assert len(steps) > 50
+    assert all(recorded == ordered for recorded, ordered in steps)
+    assert any(
+        "of the 1,000,000 samples/s asked for: this machine is too slow for these --speeds" in notice
+        for notice in run.notices
+    )
+    assert all(worker["speed"] < worker["asked_speed"] == 1e6 for worker in run.summary["workers"])
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_weights(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"the loss became (nan|inf) .* in local step \d+ of worker \d: lower --lr"):
+        a_run(tmp_path, optimizer={"lr": 1e6})
+    run = tmp_path / "run"
+    network = prepare(RunConfig(), None, load(RunConfig().data, 0)).network()
+    load_model(run / "model.safetensors", network)
+    assert all(bool(torch.isfinite(weights).all()) for weights in network.parameters())
+
+
+def test_a_worker_that_dies_over_and_over_is_given_up(tmp_path: Path) -> None:
+    with pytest.raises(WorkersLostError, match="no worker is left, the last one because its process died: mend the"):
+        train(
+            RunConfig(workers={"count": 1}, faults={"restarts": 1}),
+            model=fatal,
+            out=tmp_path / "run",
+        )
+
+
+def fatal(num_classes: int) -> nn.Module:
+    """A network that cannot be built beside others: Ray's processes die of it, the test's does not."""
+    if sys.argv[0].endswith("default_worker.py"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+
+
+def test_a_cluster_that_is_too_small_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"has 32 CPUs, too few for workers\.count = 33"):
+        train(RunConfig(workers={"count": 33}), out=tmp_path / "run")
+
+
+def test_the_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
+    observer = Saboteur()
+    observer.at(0.1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    observer.at(0.1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        a_run(tmp_path, observer)
+    until(lambda: not actors(), "the end of the actors", patience_s=10)
