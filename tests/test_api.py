@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -131,9 +132,44 @@ def test_the_folder_of_another_run_is_refused_and_left_alone(tmp_path: Path) -> 
     assert before == {path: path.read_bytes() for path in before}
 
 
-def test_only_the_same_run_is_resumed(tmp_path: Path) -> None:
-    out = tmp_path / "run"
+def interrupted(out: Path) -> Path:
+    """A run folder that looks as if training on Ray had been interrupted."""
     simulate(RunConfig(**QUICK), out=out, timing_only=True, observer=Watcher(stop_at(0)))
+    events = out / "events.jsonl"
+    events.write_text(events.read_text().replace('"engine": "virtual"', '"engine": "ray"'))
+    return out
+
+
+def test_a_simulation_does_not_go_on_as_training(tmp_path: Path) -> None:
+    simulate(RunConfig(**QUICK), out=tmp_path / "run", timing_only=True, observer=Watcher(stop_at(0)))
+    with pytest.raises(RunFolderError, match="holds a simulation, which cannot go on as training: simulate it again"):
+        train(resume=tmp_path / "run")
+
+
+def test_a_run_without_a_checkpoint_is_not_started_over_in_silence(tmp_path: Path) -> None:
+    out = interrupted(tmp_path / "run")
+    shutil.rmtree(out / "checkpoints")
+    with pytest.raises(RunFolderError, match="holds no checkpoint to go on from: start anew"):
+        train(resume=out)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"data": [1]}, r"^data of type list is not understood: give a pair, \(training set, test set\)"),
+        ({"data": "digits"}, "^data of type str is not understood: give a pair"),
+        ({"model": "lenet5"}, "^model = 'lenet5' is no factory: give a class or function"),
+        ({"config": 3}, "^config = 3 is no recipe: give a RunConfig"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_explained(tmp_path: Path, wrong: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        simulate(**{"config": RunConfig(**QUICK), "out": tmp_path / "run", **wrong})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_same_run_is_resumed(tmp_path: Path) -> None:
+    out = interrupted(tmp_path / "run")
     with pytest.raises(
         RunFolderError, match=r"belongs to another configuration \(optimizer differs\): resume it without"
     ):
@@ -159,7 +195,8 @@ def test_divergence_names_the_step_and_leaves_the_last_good_weights(tmp_path: Pa
     config = RunConfig(**QUICK, strategy=rule, optimizer={"lr": 1e6})
     with pytest.raises(DivergedError) as caught:
         simulate(config, out=out)
-    pattern = rf"local step \d+ of worker [01]: lower --lr; the last good weights are in {re.escape(repr(str(out)))}$"
+    place = re.escape(repr(str(out)))
+    pattern = rf"local step \d+ of worker [01]: lower optimizer\.lr \(--lr\); the last good weights are in {place}$"
     assert re.search(pattern, str(caught.value))
     assert all(np.isfinite(tensor).all() for tensor in load_file(out / "model.safetensors").values())
     summary = RunFolder.peek(out).read_summary()

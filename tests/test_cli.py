@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import types
@@ -17,7 +18,11 @@ import bptcnn
 from bptcnn.cli import main
 from bptcnn.cli.options import FLAGS, overrides, parse_assignment
 from bptcnn.config import RunConfig, compose
-from bptcnn.errors import ConfigError
+from bptcnn.data import DataConfig, load
+from bptcnn.errors import ConfigError, DataError
+from bptcnn.models import MODELS
+from bptcnn.outer.allocation import ALLOCATIONS
+from bptcnn.outer.rules import RULES
 from bptcnn.outer.status import Status
 
 STATUS = Status(1.0, 500, 1000, 3, 500.0, 1.0, 0.5, ())
@@ -167,6 +172,11 @@ def test_a_run_ends_with_its_result(engines: Engines, capsys: pytest.CaptureFixt
     ]
 
 
+def test_a_simulation_shows_virtual_time(engines: Engines, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("1.0 s of virtual time left")
+
+
 def test_an_interrupted_run_says_how_to_go_on(engines: Engines, capsys: pytest.CaptureFixture[str]) -> None:
     engines.outcome = "interrupted"
     assert main(["train", "--out", "runs/a"]) == 130
@@ -194,11 +204,13 @@ def test_our_own_bugs_keep_their_traceback(engines: Engines) -> None:
     ("arguments", "words"),
     [
         (["train", "--speeds", "10,x"], "--speeds 10,x: 'x' is not a number"),
-        (["train", "--speeds", ""], "'' is not a number"),
+        (["train", "--speeds", ""], "--speeds is empty: write samples per second for each worker, as in 2000,500"),
+        (["train", "--speeds", "10,,5"], "--speeds 10,,5: '' is not a number"),
         (["train", "--epochs", "2.5"], "--epochs 2.5: '2.5' is not a whole number"),
         (["simulate", "--batch-size", "big"], "--batch-size big: 'big' is not a whole number"),
         (["train", "--set", "epochs"], "--set epochs: write KEY=VALUE"),
-        (["train", "--epoch", "3"], "no such option: --epoch"),
+        (["train", "--epoch", "3"], "no such option: --epoch (Possible options: --epochs); see"),
+        (["train", "--bogus"], "no such option: --bogus; see 'bptcnn train --help'"),
         (["simulate", "--resume", "a"], "--resume"),
         (["train", "--seed"], "--seed"),
         (["inspect"], "missing argument 'RUN_DIR'; see 'bptcnn inspect --help'"),
@@ -219,7 +231,19 @@ def test_the_help_of_a_command_fits_one_screen(command: str, capsys: pytest.Capt
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 30
     assert max(map(len, lines)) <= 80
-    assert sum(line.startswith("  --") for line in lines) >= len(FLAGS) + 3, "one line a flag"
+    assert sum(line.startswith("  --") for line in lines) >= len(FLAGS) + 3, "every flag begins a line"
+
+
+def test_the_help_names_what_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    words = set(re.split(r"[\s,.:]+", capsys.readouterr().out))
+    networks = {name for name in MODELS if not name.startswith("case")} | {"case1", "case7"}
+    assert networks | set(RULES) | set(ALLOCATIONS) <= words
+    with pytest.raises(DataError) as caught:
+        load(DataConfig(name=""), seed=0)
+    data_sets = str(caught.value).split("use one of ")[1].replace(":PATH", "").split(", ")
+    assert set(data_sets) <= words
+    assert len(data_sets) == 6
 
 
 def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,3 +295,5 @@ def test_inspect_of_a_run_that_has_only_begun(tmp_path: Path, capsys: pytest.Cap
 
 def test_inspect_of_something_else_is_refused(tmp_path: Path, complaint: Callable[..., str]) -> None:
     assert "is not a run" in complaint("inspect", str(tmp_path))
+    (tmp_path / "file").touch()
+    assert "is not a run (it is a file)" in complaint("inspect", str(tmp_path / "file"))

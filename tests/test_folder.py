@@ -234,6 +234,7 @@ def test_a_file_system_without_locks_is_a_users_error(earlier: Path, monkeypatch
 
 def test_a_path_that_is_a_file_is_a_users_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(RunFolderError, match=r"can't be used \((File exists|Not a directory)\)"):
-            RunFolder.create(path, CONFIG)
+    with pytest.raises(RunFolderError, match=r"file' is a file: name a folder"):
+        RunFolder.create(tmp_path / "file", CONFIG)
+    with pytest.raises(RunFolderError, match=r"can't be used \(Not a directory\)"):
+        RunFolder.create(tmp_path / "file" / "run", CONFIG)

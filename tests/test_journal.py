@@ -72,14 +72,14 @@ def test_kinds_are_named_in_snake_case() -> None:
 
 def test_a_push_is_written_with_the_size_of_its_lease(tmp_path: Path) -> None:
     with Journal(tmp_path / "events.jsonl", tmp_path / "board", start_s=0.0) as journal:
-        journal.session(0, 0.0, None)
-        journal.session(1, 0.5, tmp_path / "000007")
+        journal.session(0, 0.0, None, "virtual")
+        journal.session(1, 0.5, tmp_path / "000007", "ray")
         journal.event(WorkerJoined(1, 100.0), 0.5)
         journal.command(Send(1, 1, 0, ONES, (LEASE,)), 0.5)
         journal.event(Pushed(1, 1, 1, 4, 0, 2, 0.5, float("nan"), 0.75, ONES), 1.25)
     first, second, joined, sent, pushed = lines(tmp_path / "events.jsonl")
-    assert first == {"t": 0.0, "event": "session_started", "session": 0, "checkpoint": None}
-    assert second == {"t": 0.5, "event": "session_started", "session": 1, "checkpoint": "000007"}
+    assert first == {"t": 0.0, "event": "session_started", "session": 0, "checkpoint": None, "engine": "virtual"}
+    assert second == {"t": 0.5, "event": "session_started", "session": 1, "checkpoint": "000007", "engine": "ray"}
     assert joined == {"t": 0.5, "event": "worker_joined", "worker": 1, "samples_per_s": 100.0}
     assert (sent["event"], sent["t"], sent["version"]) == ("send", 0.5, 0)
     assert (pushed["event"], pushed["t"], pushed["samples"], pushed["loss"]) == ("pushed", 1.25, 3, None)
@@ -130,10 +130,10 @@ def test_a_checkpoint_that_did_not_reach_the_disk_is_missing_when_played_again_t
     config = a_config("agwu", "dynamic", (100.0,), checkpoint={"every_s": 0.001})
     setup, events, saved = a_setup(config, Blank(100)), tmp_path / "events.jsonl", []
     with Journal(events, tmp_path / "board", start_s=0.0) as journal:
-        journal.session(0, 0.0, None)
+        journal.session(0, 0.0, None, "virtual")
         train_two_leases(Server(Coordinator(setup, None), journal, saved.append), 0.0)
         for session in (1, 2):  # only the first checkpoint is left, both times
-            journal.session(session, float(session), tmp_path / "000001")
+            journal.session(session, float(session), tmp_path / "000001", "ray")
             restored = Coordinator.restore(replace(setup, session=session), copy.deepcopy(saved[0]), float(session))
             train_two_leases(Server(restored, journal, lambda tree: None), float(session))
     steps = list(replay(events, setup))

@@ -127,6 +127,18 @@ def fails() -> nn.Module:
     raise ZeroDivisionError("no width\nsecond line")
 
 
+def misspelt(classes: int) -> nn.Module:
+    return linear(DIGITS, classes)
+
+
+def by_position(num_classes: int, /) -> nn.Module:
+    return linear(DIGITS, num_classes)
+
+
+def wrong_inside(num_classes: int) -> nn.Module:
+    return linear(DIGITS, num_classes, more=1)  # type: ignore[call-arg]
+
+
 @pytest.mark.parametrize(
     ("factory", "sentence"),
     [
@@ -139,7 +151,15 @@ def fails() -> nn.Module:
         (lambda: nn.Sequential(nn.Flatten(), nn.LSTM(64, 10)), r"gives a tuple, not a tensor: return the outputs"),
         (nn.Flatten(), r"model 'Flatten' is a finished network: give the function or class"),
         ("lenet5", r"model 'str' is a str, which can't be called"),
-        (lambda width: linear(DIGITS, width), r"\(TypeError: .*missing 1 required positional argument: 'width'\)"),
+        (
+            misspelt,
+            r"'misspelt' cannot be built \(TypeError: .*missing 1 required positional argument: 'classes'\): a fac",
+        ),
+        (
+            by_position,
+            r"'by_position' cannot be built \(TypeError: .*\): .* input_shape and num_classes by these names",
+        ),
+        (wrong_inside, r"cannot be built for images of 1x8x8 \(TypeError: .*'more'\): use a network made for"),
     ],
 )
 def test_a_factory_that_does_not_fit_is_refused(factory: Callable[..., nn.Module], sentence: str) -> None:

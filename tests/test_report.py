@@ -49,6 +49,15 @@ def test_an_account_that_does_not_balance_says_so() -> None:
     assert account_line(samples) == "samples: issued 10 != committed 7 + returned 2; lost 1, duplicated 0"
 
 
+def test_an_interrupted_run_says_what_is_left() -> None:
+    samples = {"issued": 28_789, "committed": 28_309, "returned": 480, "lost": 0, "duplicated": 0}
+    run = summary(samples=samples, samples_total=143_524, outcome="interrupted", reason="Ctrl-C")
+    expected = "samples: issued 28,789 = committed 28,309 + returned 480; lost 0, duplicated 0; 115,215 to go"
+    assert result_lines(run)[1] == expected
+    assert "115,215 to go" in text(overview(run), 120)
+    assert account_line(samples, 28_309).endswith("duplicated 0")
+
+
 def test_the_result_is_three_lines() -> None:
     assert result_lines(summary()) == [
         "test accuracy 97.3 %   1,205 samples/s   1 min 23 s of training, after 7.2 s of setup",
@@ -124,6 +133,21 @@ def test_the_overview_fits_the_terminal(width: int) -> None:
     assert "trained lenet5 on digits, 10 epochs" in rows
     assert "0 2,000 - 25,000 100 3.0 25 s 88 % 0" in rows
     assert "1 min 23 s 100,000 97.3 %" in rows
+
+
+@pytest.mark.parametrize(
+    ("width", "headings"),
+    [
+        (69, "worker samples/s asked samples pushes busy waiting replaced"),
+        (50, "worker samples/s samples waiting replaced"),
+        (30, "worker samples/s waiting"),
+    ],
+)
+def test_a_narrow_terminal_gets_fewer_columns_but_whole_ones(width: int, headings: str) -> None:
+    lines = text(overview(unequal(), width), width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert headings in [" ".join(line.split()) for line in lines]
+    assert "…" not in "".join(lines)
 
 
 def test_a_run_that_stopped_early_says_why() -> None:

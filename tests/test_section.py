@@ -14,13 +14,13 @@ from bptcnn.section import Section
 
 
 class Optimizer(Section):
-    lr: float = Field(default=0.1, gt=0)
+    lr: float = Field(default=0.1, gt=0, le=1.5)
     """Learning rate."""
     kind: Literal["sgd", "adam"] = "sgd"
 
 
 class Recipe(Section):
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=1, lt=100)
     optimizer: Optimizer = Optimizer()
 
     @field_validator("epochs")
@@ -61,8 +61,10 @@ def test_a_missing_key_is_named() -> None:
 
 
 def test_a_value_out_of_range_is_shown_with_its_bound() -> None:
-    assert complaint(epochs=0) == "epochs = 0 is not valid: input should be greater than or equal to 1"
-    assert complaint(epochs=1, optimizer={"lr": 0}).startswith("optimizer.lr = 0 is not valid: ")
+    assert complaint(epochs=0) == "epochs = 0 is not valid: give 1 or more"
+    assert complaint(epochs=1, optimizer={"lr": 0}) == "optimizer.lr = 0 is not valid: give more than 0"
+    assert complaint(epochs=100) == "epochs = 100 is not valid: give less than 100"
+    assert complaint(epochs=1, optimizer={"lr": 2}) == "optimizer.lr = 2 is not valid: give 1.5 or less"
     assert complaint(epochs=1, optimizer={"kind": "rms"}).startswith("optimizer.kind = 'rms' is not valid: ")
 
 

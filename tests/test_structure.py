@@ -32,10 +32,11 @@ LEVELS = {
     "config": 4,
     "engine": 5,
     "report": 6,
-    "api": 7,
-    "cli": 8,
-    "__init__": 9,
-    "__main__": 9,
+    "launch": 7,
+    "api": 8,
+    "cli": 9,
+    "__init__": 10,
+    "__main__": 10,
 }
 IMPURE = {
     *("asyncio", "multiprocessing", "os", "pathlib", "random", "ray", "secrets", "shutil", "signal", "socket"),

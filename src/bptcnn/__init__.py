@@ -12,9 +12,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bptcnn.api import Run, simulate, train
+    from bptcnn.api import simulate, train
     from bptcnn.config import RunConfig
     from bptcnn.errors import BptcnnError
+    from bptcnn.launch import Run
 
 __version__ = "0.1.0"
 """The version of this package."""
@@ -23,7 +24,7 @@ __all__ = ["BptcnnError", "Run", "RunConfig", "__version__", "simulate", "train"
 
 _HOMES = {
     "BptcnnError": "errors",
-    "Run": "api",
+    "Run": "launch",
     "RunConfig": "config",
     "simulate": "api",
     "train": "api",

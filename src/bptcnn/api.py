@@ -2,57 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-from torch.utils.data import Dataset
-
-from bptcnn.config import RunConfig, compose
-from bptcnn.data import load, wrap
-from bptcnn.engine.job import Job, prepare
-from bptcnn.engine.observer import Observer, Result
+from bptcnn.config import RunConfig
+from bptcnn.engine.observer import Observer
 from bptcnn.engine.virtual import FaultPlan, Link, Simulation
-from bptcnn.errors import DivergedError, RunFolderError, TrainingError, WorkersLostError
 from bptcnn.folder import RunFolder
-from bptcnn.models import FlatModel, load_model, save_model
-from bptcnn.outer.status import Status
-
-Model = Callable[..., nn.Module]
-Data = tuple[Dataset[Any], Dataset[Any]]
-
-
-class Silent:
-    """An observer that shows nothing."""
-
-    def status(self, status: Status) -> None:
-        """Ignore it."""
-
-    def notice(self, text: str) -> None:
-        """Ignore it."""
-
-
-class Run:
-    """A run that has ended.
-
-    Attributes:
-        path: its folder.
-        summary: its ``summary.json`` as a mapping.
-        notices: what the user was told on the way.
-    """
-
-    def __init__(self, job: Job, path: Path, summary: Mapping[str, Any], notices: tuple[str, ...]) -> None:
-        self._job = job
-        self.path = path
-        self.summary = summary
-        self.notices = notices
-
-    def model(self) -> nn.Module:
-        """The trained network, in evaluation mode."""
-        network = self._job.network()
-        load_model(RunFolder.peek(self.path).model_path, network)
-        return network.eval()
+from bptcnn.launch import Data, Model, Run, Silent, Task, stored
 
 
 def train(
@@ -92,12 +50,10 @@ def train(
     from bptcnn.engine.ray import RayEngine  # Ray takes a second to import, and simulations do without.
 
     if resume is not None:
-        config = _stored(Path(resume), config, overrides or {})
-    config = config or RunConfig()
-    job = _job(config, model, data)
-    folder = RunFolder.open(resume) if resume is not None else _create(config, out)
-    watcher = observer or Silent()
-    return _carry_out(job, folder, lambda: RayEngine(job, folder, watcher, address).run())
+        config = stored(Path(resume), config, overrides or {})
+    task = Task.of(config, model, data)
+    folder = RunFolder.open(resume) if resume is not None else task.folder(out)
+    return task.carry_out(folder, lambda: RayEngine(task.job, folder, observer or Silent(), address).run())
 
 
 def simulate(
@@ -137,77 +93,17 @@ def simulate(
         >>> run.summary["samples"]["lost"], round(run.summary["samples_per_second"])
         (0, 400)
     """
-    config = config or RunConfig()
-    job = _job(config, model, data)
-    speeds = config.workers.speeds or (1000.0,) * config.workers.count
-    horizon_s = len(job.train) * config.epochs / sum(speeds)
-    plan = FaultPlan.parse(faults, num_workers=config.workers.count, horizon_s=horizon_s)
+    task = Task.of(config, model, data)
+    workers = task.job.config.workers
+    speeds = workers.speeds or (1000.0,) * workers.count
+    horizon_s = len(task.job.train) * task.job.config.epochs / sum(speeds)
+    plan = FaultPlan.parse(faults, num_workers=workers.count, horizon_s=horizon_s)
     network = Link.parse(link)
-    folder = _create(config, out)
+    folder = task.folder(out)
     watcher = observer or Silent()
-    return _carry_out(
-        job, folder, lambda: Simulation(job, folder, watcher, network, plan, timing_only=timing_only).run()
+    return task.carry_out(
+        folder, lambda: Simulation(task.job, folder, watcher, network, plan, timing_only=timing_only).run()
     )
 
 
-def _job(config: RunConfig, model: Model | None, data: Data | None) -> Job:
-    return prepare(config, model, load(config.data, config.seed) if data is None else wrap(*data))
-
-
-def _create(config: RunConfig, out: str | Path | None) -> RunFolder:
-    return RunFolder.create(_next_free(config) if out is None else out, config.to_toml())
-
-
-def _next_free(config: RunConfig) -> Path:
-    stem = f"{config.data.name.split(':')[0]}-{config.model.name.split(':')[-1]}-{config.strategy.name}"
-    number = 1
-    while (path := Path("runs") / f"{stem}-{number}").exists():
-        number += 1
-    return path
-
-
-def _stored(path: Path, config: RunConfig | None, overrides: Mapping[str, Any]) -> RunConfig:
-    """The configuration that a run was started with; anything else asked for now must agree with it."""
-    folder = RunFolder.peek(path)
-    if folder.finished:
-        raise RunFolderError(
-            f"run folder {str(path)!r} holds a finished run: nothing is left to do, choose another --out"
-        )
-    recipe = folder.config_path
-    stored = compose(recipe, {})
-    asked = config or compose(recipe, overrides)
-    if asked != stored:
-        now, then = asked.model_dump(), stored.model_dump()
-        key = next(name for name in then if now[name] != then[name])
-        raise RunFolderError(
-            f"run folder {str(path)!r} belongs to another configuration ({key} differs): "
-            "resume it without settings, or choose another --out"
-        )
-    return stored
-
-
-def _carry_out(job: Job, folder: RunFolder, run: Callable[[], Result]) -> Run:
-    """Run an engine in a folder and write what came of it."""
-    with folder:
-        try:
-            result = run()
-        except BaseException:
-            folder.discard()
-            raise
-        if result.weights is not None:
-            flat = FlatModel(job.network())
-            flat.load(result.weights)
-            save_model(folder.model_path, flat.state_dict())
-        folder.write_summary(result.summary)
-    _raise_if_failed(result.summary, folder.path)
-    return Run(job, folder.path, result.summary, result.notices)
-
-
-def _raise_if_failed(summary: Mapping[str, Any], path: Path) -> None:
-    outcome, reason = summary["outcome"], summary.get("reason", "")
-    if outcome == "diverged":
-        raise DivergedError(f"{reason}: lower --lr; the last good weights are in {str(path)!r}")
-    if outcome == "failed":
-        raise WorkersLostError(f"{reason}: mend the machines, then go on with --resume {path}")
-    if outcome not in ("finished", "interrupted"):
-        raise TrainingError(reason)
+__all__ = ["Run", "simulate", "train"]

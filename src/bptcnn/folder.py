@@ -141,7 +141,7 @@ class RunFolder:
         """
         path = Path(path)
         if not (path / _CONFIG).is_file():
-            state = f"has no {_CONFIG}" if path.is_dir() else "does not exist"
+            state = f"has no {_CONFIG}" if path.is_dir() else "is a file" if path.exists() else "does not exist"
             raise RunFolderError(f"{str(path)!r} is not a run (it {state}): name the folder that a run was written to")
         return cls(path)
 
@@ -220,7 +220,9 @@ class RunFolder:
 
 
 def _check_free(path: Path) -> None:
-    """Refuse a folder that holds something other than a run."""
+    """Refuse a file, and a folder that holds something other than a run."""
+    if path.exists() and not path.is_dir():
+        raise RunFolderError(f"run folder {str(path)!r} is a file: name a folder")
     if path.is_dir() and not (path / _CONFIG).exists():
         foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in _START_UP)
         if foreign:

@@ -7,8 +7,16 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from bptcnn.errors import ConfigError, unknown
+
+_BOUNDS = {
+    "greater_than_equal": ("give {} or more", "ge"),
+    "greater_than": ("give more than {}", "gt"),
+    "less_than_equal": ("give {} or less", "le"),
+    "less_than": ("give less than {}", "lt"),
+}
 
 
 class Section(BaseModel):
@@ -61,7 +69,7 @@ def explain(owner: type[BaseModel], error: ValidationError) -> str:
         return f"key {key!r} is missing: give it a value"
     if inner is not None:
         cause = f"it is a section, set its keys, such as {key}.{next(iter(inner.model_fields))}"
-    return f"{key} = {first['input']!r} is not valid: {cause or _remedy(first['type'], first['msg'])}"
+    return f"{key} = {first['input']!r} is not valid: {cause or _remedy(first)}"
 
 
 def _locate(owner: type[BaseModel], places: Sequence[int | str]) -> tuple[str, type[BaseModel], type[BaseModel] | None]:
@@ -92,5 +100,10 @@ def _held(field: FieldInfo | None, tag: int | str | None) -> type[BaseModel] | N
     return next((kind for kind in sections if tag is None or kind.model_fields[name].default == tag), None)
 
 
-def _remedy(kind: str, message: str) -> str:
+def _remedy(details: ErrorDetails) -> str:
+    """What to give instead, in our words where pydantic's are clumsy."""
+    kind, message, bounds = details["type"], details["msg"], details.get("ctx", {})
+    if kind in _BOUNDS:
+        words, name = _BOUNDS[kind]
+        return words.format(f"{bounds[name]}".removesuffix(".0"))
     return "give a list" if kind == "tuple_type" else message[:1].lower() + message[1:]

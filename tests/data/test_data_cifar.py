@@ -67,7 +67,7 @@ def test_a_missing_file_is_named(tmp_path: Path, cifar_files: dict[str, bytes]) 
 
 
 def test_nothing_there_is_said_without_a_download(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cifar-10-binary.tar.gz is missing in"):
+    with pytest.raises(DataError, match=r"missing in .*: put it or the unpacked data_batch_1.bin to .* there"):
         load_cifar(Store("cifar-10", str(tmp_path), remote={}))
 
 
@@ -80,15 +80,19 @@ def test_a_damaged_archive_is_refused(tmp_path: Path, cifar_files: dict[str, byt
         load_cifar(Store("cifar-10", str(tmp_path)))
 
 
-def test_a_truncated_file_is_refused(tmp_path: Path, cifar_files: dict[str, bytes]) -> None:
-    cifar_files["test_batch.bin"] = cifar_files["test_batch.bin"][:-1]
+@pytest.mark.parametrize("name", ["data_batch_3.bin", "test_batch.bin"])
+def test_a_truncated_file_is_named(tmp_path: Path, cifar_files: dict[str, bytes], name: str) -> None:
+    cifar_files[name] = cifar_files[name][:-1]
     write_folder(tmp_path, cifar_files)
-    with pytest.raises(DataError, match=r"test_batch.bin: 12291 bytes is no multiple of 3073"):
+    with pytest.raises(DataError, match=f"{tmp_path}, {name}: 12291 bytes is no multiple of 3073"):
         load_cifar(Store("cifar-10", str(tmp_path)))
 
 
-def test_a_label_above_nine_is_refused(tmp_path: Path, cifar_files: dict[str, bytes]) -> None:
-    cifar_files["test_batch.bin"] = bytes([10]) + cifar_files["test_batch.bin"][1:]
+@pytest.mark.parametrize("name", ["data_batch_3.bin", "test_batch.bin"])
+def test_a_label_above_nine_is_found_in_its_file(tmp_path: Path, cifar_files: dict[str, bytes], name: str) -> None:
+    content = bytearray(cifar_files[name])
+    content[2 * 3073] = 10
+    cifar_files[name] = bytes(content)
     write_folder(tmp_path, cifar_files)
-    with pytest.raises(DataError, match="label 10 of sample 0 is out of range"):
+    with pytest.raises(DataError, match=f"{tmp_path}, {name}: label 10 of record 2 is out of range: use 0 to 9"):
         load_cifar(Store("cifar-10", str(tmp_path)))

@@ -138,11 +138,24 @@ def test_a_missing_file_on_the_server_says_where_to_put_it(server: Server, tmp_p
     absent = RemoteFile(f"{server.address}/absent.bin", "0" * 64, 10)
     with pytest.raises(DataError, match=rf"cannot download .*404.* put the file at {tmp_path}/absent.bin"):
         fetch(absent, tmp_path)
+    assert names(tmp_path) == []
 
 
 def test_no_server_says_where_to_put_the_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"cannot download http://127.0.0.1:9/x.bin \(.*refused.*{tmp_path}/x.bin"):
         fetch(RemoteFile("http://127.0.0.1:9/x.bin", "0" * 64, 10), tmp_path)
+
+
+def test_a_failure_leaves_neither_an_empty_file_nor_the_folders_made_for_it(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    with pytest.raises(DataError, match="cannot download"):
+        fetch(RemoteFile("http://127.0.0.1:9/x.bin", "0" * 64, 10), tmp_path / "cache" / "bptcnn" / "mnist")
+    assert names(tmp_path) == ["cache"]
+    assert names(tmp_path / "cache") == []
+    (tmp_path / "cache" / "x.bin.part").write_bytes(b"begun")
+    with pytest.raises(DataError, match="cannot download"):
+        fetch(RemoteFile("http://127.0.0.1:9/x.bin", "0" * 64, 10), tmp_path / "cache")
+    assert names(tmp_path / "cache") == ["x.bin.part"]
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_too(remote: RemoteFile, tmp_path: Path) -> None:

@@ -146,6 +146,13 @@ def test_an_empty_class_is_named(pets: Path) -> None:
         load_folder(pets, size=8)
 
 
+def test_a_single_class_is_refused_before_decoding(pets: Path) -> None:
+    (pets / "train" / "cat").rename(pets / "elsewhere")
+    (pets / "train" / "dog" / "1.PNG").write_bytes(b"never decoded")
+    with pytest.raises(DataError, match=r"train: all samples are of one class: .* needs at least two classes"):
+        load_folder(pets, size=8)
+
+
 def test_a_class_only_in_the_test_is_named(pets: Path) -> None:
     (pets / "test" / "dog").rename(pets / "test" / "dogs")
     with pytest.raises(DataError, match=r"unknown class 'dogs': did you mean 'dog'\?"):

@@ -47,7 +47,12 @@ def test_floating_point_is_rounded_to_256_grey_values(tmp_path: Path, dtype: str
     [
         ({"x_train": X.astype(np.int64)}, "type int64: use uint8, or floating point"),
         ({"x_train": X.astype(float)}, r"reach from 0 to 255: scale them to 0\.\.1"),
-        ({"x_test": np.full((2, 5, 4, 3), np.nan)}, "reach from nan to nan"),
+        ({"x_test": np.full((2, 5, 4, 3), np.nan)}, "own.npz, test: images hold nan or inf: replace"),
+        ({"x_train": np.where(X > 250, -np.inf, 0.5)}, "own.npz, train: images hold nan or inf"),
+        (
+            {"y_train": np.zeros(6, dtype=int)},
+            "train: all samples are of one class: a data set needs at least two classes",
+        ),
         ({"x_train": X[:5]}, "train: 5 images but 6 labels"),
         ({"x_train": X.reshape(6, 60)}, r"shape \(6, 60\)"),
         ({"x_train": X.astype(object)}, "cannot be read"),

@@ -105,14 +105,16 @@ def a_lease() -> Lease:
 
 def test_a_member_keeps_its_record_over_its_lives() -> None:
     member = Member(1)
-    assert member.status(holds=False, elapsed_s=0.0, committed=0).state == "joining"
+    assert member.state(holds=False, started=False, over=False) == "joining"
     member.join(100.0, session=0, version=4, now=1.0)
     member.note(Pushed(1, 1, 1, 7, 4, 2, 0.5, 1.25, 0.75, None), a_lease(), version=6, now=2.0)
-    row = member.status(holds=True, elapsed_s=2.0, committed=40)
+    assert member.state(holds=True, started=True, over=False) == "training"
+    row = member.status("training", elapsed_s=2.0, committed=40)
     assert (row.state, row.share, row.steps, row.staleness, row.waiting) == ("training", 0.25, 2, 2.0, 0.75)
     assert (row.samples_per_s, row.loss, row.accuracy) == (20.0, 1.25, 0.75)
     member.leave(3.0)
-    assert member.status(holds=False, elapsed_s=2.0, committed=40).state == "lost"
+    assert member.state(holds=False, started=True, over=False) == "lost"
+    assert member.state(holds=False, started=True, over=True) == "done"
     restored = Member.restore(saved_and_loaded(member.snapshot()))
     assert restored.record == member.record
     restored.join(50.0, session=2, version=9, now=0.0)

@@ -108,13 +108,12 @@ def command(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> It
     try:
         yield running
     finally:
-        if running.process.poll() is None:
-            below = descendants(running.pid)
-            running.process.kill()
-            running.process.wait()
-            for pid in alive(below):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        below = descendants(running.pid)
+        running.process.kill()
+        running.process.wait()
+        for pid in alive(below):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def bptcnn(*words: str, cwd: Path, env: dict[str, str] | None = None) -> Any:

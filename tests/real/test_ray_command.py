@@ -85,6 +85,18 @@ def test_a_run_is_stopped_then_killed_and_ends_with_every_sample_counted(tmp_pat
     assert entries[restart - 1]["t"] - saved["t"] < 2 * EVERY_S
 
 
+def test_an_impatient_user_leaves_nothing_behind(tmp_path: Path) -> None:
+    with bptcnn(*START.replace(f"--epochs {EPOCHS}", "--epochs 200").split(), cwd=tmp_path) as running:
+        trains_on(running, tmp_path / "run", session=0)
+        everything = descendants(running.pid)
+        running.to_group(signal.SIGINT)
+        until(lambda: "stopping: the last checkpoint is being written" in running.printed, "the notice")
+        running.to_group(signal.SIGINT)
+        assert running.wait() == 130
+        until(lambda: not alive(everything), "the end of all processes", patience_s=3)
+    assert ours_only(running)
+
+
 @contextmanager
 def damaged(checkpoint: Path) -> Iterator[None]:
     """One bit of a checkpoint is wrong for a while."""

@@ -6,8 +6,8 @@ All runs here share one local cluster.
 from __future__ import annotations
 
 import os
+import re
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,14 +19,17 @@ import torch
 from jobs import Watcher
 from real.processes import actors, closed, events_of, until
 from torch import nn
+from torch.utils.data import Dataset
 
 from bptcnn.api import Run, simulate, train
 from bptcnn.config import RunConfig
-from bptcnn.data import load
+from bptcnn.data import load, wrap
 from bptcnn.engine.job import prepare
+from bptcnn.engine.ray import RayEngine
 from bptcnn.engine.ray.cluster import cluster
 from bptcnn.engine.replay import replay
-from bptcnn.errors import ClusterError, DivergedError, WorkersLostError
+from bptcnn.errors import ClusterError, DivergedError, TrainingError, WorkerError, WorkersLostError
+from bptcnn.folder import RunFolder
 from bptcnn.models import FlatModel, load_model
 from bptcnn.outer.status import Status
 
@@ -141,7 +144,9 @@ def test_an_asynchronous_run_can_be_played_again_and_says_where_the_machine_is_t
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_weights(tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match=r"the loss became (nan|inf) .* in local step \d+ of worker \d: lower --lr"):
+    with pytest.raises(
+        DivergedError, match=r"the loss became (nan|inf) .* in local step \d+ of worker \d: lower optimizer"
+    ):
         a_run(tmp_path, optimizer={"lr": 1e6})
     run = tmp_path / "run"
     network = prepare(RunConfig(), None, load(RunConfig().data, 0)).network()
@@ -149,20 +154,60 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_weights(t
     assert all(bool(torch.isfinite(weights).all()) for weights in network.parameters())
 
 
+def dots(size: int, torn_after: int | None = None) -> Any:
+    """Images of 8x8; a process that asks for more than so many finds one that is torn."""
+
+    class Dots(Dataset[Any]):  # made here so that it travels whole
+        classes = ("black", "white")
+        asked = 0
+
+        def __len__(self) -> int:
+            return size
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            self.asked += 1
+            if torn_after is not None and self.asked > torn_after:
+                raise ValueError("image 77 is torn")
+            return torch.full((1, 8, 8), float(index % 2)), index % 2
+
+    return Dots()
+
+
+@pytest.mark.parametrize(
+    ("torn", "whose", "sentence"),
+    [
+        ((800, None), WorkerError, r"worker \d failed: ValueError: image 77 is torn \(test_ray_engine.py, line"),
+        ((None, 100), TrainingError, r"testing the network failed: ValueError: image 77 is torn"),
+    ],
+)
+def test_an_error_in_the_users_own_code_ends_the_run_in_order(
+    tmp_path: Path, torn: tuple[int | None, int | None], whose: type[Exception], sentence: str
+) -> None:
+    config = RunConfig(epochs=400, batch_size=8, workers=PAIR, exchange={"every": 4}, evaluation={"every": 0.25})
+    job = prepare(config, None, wrap(dots(400, torn[0]), dots(50, torn[1])))
+    with RunFolder.create(tmp_path / "run", config.to_toml()) as folder:
+        result = RayEngine(job, folder, Watcher(), None).run()
+    assert type(result.error) is whose
+    assert re.match(sentence, str(result.error))
+    assert (result.summary["outcome"], result.summary["reason"]) == ("failed", str(result.error))
+    assert result.weights is not None
+    kinds = [entry["event"] for entry in events_of(tmp_path / "run")]
+    assert kinds.count("pushed") >= 3
+    assert kinds[-1] == "finish"
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
 def test_a_worker_that_dies_over_and_over_is_given_up(tmp_path: Path) -> None:
+    here = os.getpid()
+
+    def fatal(num_classes: int) -> nn.Module:
+        if os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+
+    config = RunConfig(workers={"count": 1}, faults={"restarts": 1})
     with pytest.raises(WorkersLostError, match="no worker is left, the last one because its process died: mend the"):
-        train(
-            RunConfig(workers={"count": 1}, faults={"restarts": 1}),
-            model=fatal,
-            out=tmp_path / "run",
-        )
-
-
-def fatal(num_classes: int) -> nn.Module:
-    """A network that cannot be built beside others: Ray's processes die of it, the test's does not."""
-    if sys.argv[0].endswith("default_worker.py"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+        train(config, model=fatal, out=tmp_path / "run")
 
 
 def test_a_cluster_that_is_too_small_is_an_error(tmp_path: Path) -> None:

@@ -237,6 +237,9 @@ def test_what_goes_wrong_in_the_test_set_is_said_in_one_sentence(monkeypatch: py
         TrainingError, match=r"^testing the network failed: KeyError: 'three' \(test_ray_parts.py, line"
     ):
         results(tester)
+    tester.submit(Evaluate(1, 0, 0.0, weights), session=0)
+    assert not tester.busy
+    assert results(tester) == []
 
 
 # ------------------------------------------------------------------------------------ fate, signals, addresses
@@ -267,6 +270,7 @@ def test_the_first_signal_is_noted_and_the_second_interrupts() -> None:
         assert signals.received
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # while things are cleared up
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -295,6 +299,16 @@ def listening(answer: bytes) -> Iterator[str]:
         guest.start()
         yield f"127.0.0.1:{door.getsockname()[1]}"
         guest.join()
+
+
+def test_more_workers_than_this_machine_can_hold_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
+    sentence = (
+        r"^3000 workers do not fit on this machine of 4 cores \(at most 64\): lower --workers, or give --address of a "
+    )
+    for too_many in (65, 3000):
+        with pytest.raises(ClusterError, match=sentence.replace("3000", str(too_many))), cluster(None, too_many):
+            pass
 
 
 def test_a_wrong_address_is_found_out_at_once() -> None:

@@ -6,6 +6,7 @@ PyTorch and Ray are imported inside the commands, so that ``--help`` answers at 
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Sequence
 from typing import Annotated, cast
@@ -71,10 +72,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _usage(error: Exception) -> str:
     """The parser's complaint as one sentence that ends with where to look."""
+    _keep_near(error)
     message = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "bptcnn"
     return f"{message[:1].lower()}{message[1:]}; see '{command} --help'"
+
+
+def _keep_near(error: Exception) -> None:
+    """Of the options that the parser proposes, keep those that are near without the dashes, which all have."""
+    proposed = getattr(error, "possibilities", None)
+    if proposed and hasattr(error, "option_name"):
+        names = {name.lstrip("-"): name for name in proposed}
+        near = difflib.get_close_matches(error.option_name.lstrip("-"), names)
+        error.possibilities = [names[name] for name in near]  # type: ignore[attr-defined]
 
 
 def _fail(sentence: str) -> int:

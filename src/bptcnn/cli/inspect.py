@@ -24,7 +24,8 @@ def inspect(
         events = telemetry.read(folder.events_path) if folder.events_path.exists() else ()
         lines = unfinished.progress_lines(events, run)
     else:
-        Console(highlight=False).print(tables.overview(summary))
+        console = Console(highlight=False)
+        console.print(tables.overview(summary, console.width))
         lines = diagnosis.who_is_slow(summary)
         if unfinished.can_continue(summary):
             lines.append(unfinished.how_to_continue(run))

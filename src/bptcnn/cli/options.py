@@ -29,7 +29,7 @@ class Flag:
         key: dotted path of the setting.
         kind: how the word on the command line is read: str, int or float.
         metavar: what the help shows in place of the value.
-        help: one line.
+        help: a line or two.
     """
 
     key: str
@@ -39,11 +39,18 @@ class Flag:
 
 
 FLAGS: Mapping[str, Flag] = {
-    "data": Flag("data.name", str, "NAME", "Data set, as in --data digits."),
+    "data": Flag(
+        "data.name", str, "NAME", "Data set: digits, mnist, fashion-mnist, cifar-10, imagefolder:PATH or npz:PATH."
+    ),
     "data_dir": Flag("data.dir", str, "DIR", "Where its files are."),
-    "model": Flag("model.name", str, "NAME", "Network, or your own as module:function."),
-    "strategy": Flag("strategy.name", str, "NAME", "How pushes become one network, as in agwu."),
-    "allocation": Flag("allocation.name", str, "NAME", "Who gets which data: uniform, idpa, dynamic."),
+    "model": Flag(
+        "model.name",
+        str,
+        "NAME",
+        "Network: lenet5, case1 to case7, resnet8, resnet18, resnet20, easgd-cifar, or your own as module:function.",
+    ),
+    "strategy": Flag("strategy.name", str, "NAME", "How pushes become one network: agwu or sgwu."),
+    "allocation": Flag("allocation.name", str, "NAME", "Who gets which data: uniform, idpa or dynamic."),
     "workers": Flag("workers.count", int, "N", "Number of workers."),
     "speeds": Flag("workers.speeds", str, "A,B,...", "Slow each worker to so many samples/s."),
     "epochs": Flag("epochs", int, "N", "Times the data is gone through."),
@@ -137,8 +144,10 @@ def parse_speeds(text: str) -> tuple[float, ...]:
     """Read ``"2000,1000,500"``.
 
     Raises:
-        ConfigError: a part is not a number.
+        ConfigError: there is nothing, or a part is not a number.
     """
+    if not text.strip():
+        raise ConfigError("--speeds is empty: write samples per second for each worker, as in 2000,500")
     speeds = []
     for part in text.split(","):
         try:

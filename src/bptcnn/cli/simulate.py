@@ -31,6 +31,6 @@ def simulate(
     config = compose(recipe, overrides)
     from bptcnn import api
 
-    with view() as observer:
+    with view(virtual=True) as observer:
         run = api.simulate(config, out=out, link=link, faults=faults, timing_only=timing_only, observer=observer)
     conclude(run)

@@ -39,13 +39,32 @@ class Arrays(NamedTuple):
     statistics: Statistics | None = None
 
 
-def checked_labels(labels: npt.NDArray[Any], num_classes: int | None, where: str) -> Labels:
+def checked_classes(num_classes: int, where: str) -> int:
+    """Take a number of classes that leaves something to tell apart.
+
+    Args:
+        num_classes: how many there are.
+        where: what they belong to, for the message.
+
+    Returns:
+        The number.
+
+    Raises:
+        DataError: there is only one.
+    """
+    if num_classes < 2:
+        raise DataError(f"{where}: all samples are of one class: a data set needs at least two classes")
+    return num_classes
+
+
+def checked_labels(labels: npt.NDArray[Any], num_classes: int | None, where: str, unit: str = "sample") -> Labels:
     """Take labels that are integers in range.
 
     Args:
         labels: one integer per sample, shape [N].
         num_classes: labels must be below this; None = no upper limit.
         where: what the labels belong to, for the message.
+        unit: what each label belongs to, for the message.
 
     Returns:
         The labels as int64.
@@ -66,7 +85,7 @@ def checked_labels(labels: npt.NDArray[Any], num_classes: int | None, where: str
     if bad.any():
         at = int(np.argmax(bad))
         allowed = "0 and above" if num_classes is None else f"0 to {num_classes - 1}"
-        raise DataError(f"{where}: label {labels[at]} of sample {at} is out of range: use {allowed}")
+        raise DataError(f"{where}: label {labels[at]} of {unit} {at} is out of range: use {allowed}")
     return labels.astype(np.int64)
 
 

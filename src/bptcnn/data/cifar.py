@@ -22,6 +22,7 @@ _SHAPE = (3, 32, 32)
 _RECORD_BYTES = 1 + 3 * 32 * 32
 _TRAIN_FILES = [f"data_batch_{number}.bin" for number in range(1, 6)]
 _TEST_FILE = "test_batch.bin"
+_UNPACKED = f"the unpacked data_batch_1.bin to data_batch_5.bin and {_TEST_FILE}"
 _FOLDER = "cifar-10-batches-bin"
 _ARCHIVES = ["cifar-10-binary.tar.gz", f"{_FOLDER}.tar.gz", f"{_FOLDER}.tar.xz"]
 _PUBLISHED_IMAGES = 50_000
@@ -45,8 +46,8 @@ def load_cifar(store: Store) -> Arrays:
     missing = [name for name in [*_TRAIN_FILES, _TEST_FILE] if name not in files]
     if missing:
         raise DataError(f"{missing[0]} is missing in {place}: give the complete binary version of CIFAR-10")
-    train = _records([files[name] for name in _TRAIN_FILES], f"{place}, data_batch_1.bin to data_batch_5.bin")
-    test = _records([files[_TEST_FILE]], f"{place}, {_TEST_FILE}")
+    train = _joined([_records(files[name], f"{place}, {name}") for name in _TRAIN_FILES])
+    test = _joined([_records(files[_TEST_FILE], f"{place}, {_TEST_FILE}")])
     return Arrays(train, test, _NUM_CLASSES, _PUBLISHED if len(train.labels) == _PUBLISHED_IMAGES else None)
 
 
@@ -57,7 +58,7 @@ def _place(store: Store) -> Path:
         return found.parent
     if store.dir is not None and store.folders()[0].is_file():
         return store.folders()[0]
-    return store.obtain(_ARCHIVES)
+    return store.obtain(_ARCHIVES, _UNPACKED)
 
 
 def _from_folder(folder: Path) -> dict[str, bytes]:
@@ -83,10 +84,14 @@ def _from_archive(path: Path) -> dict[str, bytes]:
     return files
 
 
-def _records(files: list[bytes], where: str) -> Split:
-    for content in files:
-        if not content or len(content) % _RECORD_BYTES:
-            raise DataError(f"{where}: {len(content)} bytes is no multiple of {_RECORD_BYTES} per image: copy it again")
-    records = np.concatenate([np.frombuffer(content, dtype=np.uint8).reshape(-1, _RECORD_BYTES) for content in files])
-    images = np.ascontiguousarray(records[:, 1:]).reshape(-1, *_SHAPE)
-    return Split(images, checked_labels(records[:, 0], _NUM_CLASSES, where))
+def _records(content: bytes, where: str) -> Split:
+    """The images and labels of one file; a view of its bytes."""
+    if not content or len(content) % _RECORD_BYTES:
+        raise DataError(f"{where}: {len(content)} bytes is no multiple of {_RECORD_BYTES} per image: copy it again")
+    records = np.frombuffer(content, dtype=np.uint8).reshape(-1, _RECORD_BYTES)
+    labels = checked_labels(records[:, 0], _NUM_CLASSES, where, unit="record")
+    return Split(records[:, 1:].reshape(-1, *_SHAPE), labels)
+
+
+def _joined(parts: list[Split]) -> Split:
+    return Split(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))

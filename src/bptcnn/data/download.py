@@ -51,19 +51,19 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
         The file's path.
 
     Raises:
-        DataError: the server can't be reached, the connection broke, or the checksum is wrong (the bytes are removed).
+        DataError: the server can't be reached, the connection broke, or the checksum is wrong (the bytes are removed);
+            neither an empty file nor a folder that was made for it stays behind.
     """
     target = folder / file.name
     if target.exists():
         return target
     part = folder / (file.name + ".part")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(part) as stream:
+        with _tidied(folder), _locked(part) as stream:
             if target.exists():
                 part.unlink(missing_ok=True)
             else:
-                _complete(file, stream)
+                _complete(file, stream, part)
                 _accept(file, part, target)
     except (OSError, http.client.HTTPException) as error:
         raise DataError(
@@ -72,7 +72,32 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
     return target
 
 
-def _complete(file: RemoteFile, stream: BinaryIO) -> None:
+@contextlib.contextmanager
+def _tidied(folder: Path) -> Iterator[None]:
+    """Remove a folder again if what it is made for fails and leaves it empty."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty, or gone
+            for path in made:
+                path.rmdir()
+        raise
+
+
+def _complete(file: RemoteFile, stream: BinaryIO, part: Path) -> None:
+    """Append what is missing; a file that is still empty after a failure is removed."""
+    try:
+        _append(file, stream)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            stream.flush()
+            if part.stat().st_size == 0:
+                part.unlink()
+        raise
+
+
+def _append(file: RemoteFile, stream: BinaryIO) -> None:
     """Append what is missing; start afresh where the server can't go on from the middle."""
     have = stream.seek(0, os.SEEK_END)
     if have >= file.num_bytes:
@@ -126,6 +151,7 @@ def _sha256(path: Path) -> str:
 def _locked(path: Path) -> Iterator[BinaryIO]:
     """Open a file for appending, alone; wait for another process that has it."""
     while True:
+        path.parent.mkdir(parents=True, exist_ok=True)  # anew each time: who failed before may have removed it
         with path.open("ab") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             if _is_at(stream, path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bptcnn.data.arrays import Arrays, Pixels, Split
+from bptcnn.data.arrays import Arrays, Pixels, Split, checked_classes
 from bptcnn.errors import DataError, unknown
 
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -43,6 +43,7 @@ def load_folder(path: Path, size: int, limit: int = 0, available_bytes: int | No
     classes = [folder.name for folder in _class_folders(train_path)]
     train = _files(train_path, classes)[: limit or None]
     test = _files(test_path, classes)
+    checked_classes(len(classes), str(train_path))
     _check_memory(
         path, len(train) + len(test), size, _available_bytes() if available_bytes is None else available_bytes
     )

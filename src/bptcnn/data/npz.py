@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bptcnn.data.arrays import Arrays, Pixels, Split, channels_first, checked_labels
+from bptcnn.data.arrays import Arrays, Pixels, Split, channels_first, checked_classes, checked_labels
 from bptcnn.errors import DataError
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -37,7 +37,7 @@ def load_npz(path: Path) -> Arrays:
         raise DataError(f"npz:{path}: no such file: give the path of a file made by numpy.savez")
     x_train, y_train, x_test, y_test = _read(path)
     train = _split(x_train, y_train, None, f"{path}, train")
-    num_classes = int(train.labels.max()) + 1
+    num_classes = checked_classes(int(train.labels.max()) + 1, f"{path}, train")
     return Arrays(train, _split(x_test, y_test, num_classes, f"{path}, test"), num_classes)
 
 
@@ -73,8 +73,9 @@ def _as_pixels(images: npt.NDArray[Any], where: str) -> Pixels:
     pixels = np.empty(images.shape, dtype=np.uint8)
     for start in range(0, len(images), _CONVERTED_AT_ONCE):
         chunk = images[start : start + _CONVERTED_AT_ONCE].astype(np.float32)
-        # Written so that a NaN fails too.
-        if not (chunk.min() >= 0 and chunk.max() <= 1):
+        if not np.isfinite(chunk).all():
+            raise DataError(f"{where}: images hold nan or inf: replace it by numbers in 0..1")
+        if chunk.min() < 0 or chunk.max() > 1:
             raise DataError(f"{where}: images reach from {chunk.min():g} to {chunk.max():g}: scale them to 0..1")
         pixels[start : start + _CONVERTED_AT_ONCE] = np.rint(chunk * 255)
     return pixels

@@ -84,11 +84,12 @@ class Store:
         candidates = (folder / name for folder in self.folders() for name in names)
         return next((path for path in candidates if path.exists()), None)
 
-    def obtain(self, names: Sequence[str]) -> Path:
+    def obtain(self, names: Sequence[str], unpacked: str = "") -> Path:
         """Find a file under one of its names, or download it to the cache.
 
         Args:
             names: the names that are accepted; the first is the one on the server.
+            unpacked: what may stand in the folder in its place, for the message.
 
         Returns:
             The file's path.
@@ -100,5 +101,8 @@ class Store:
         if found is not None:
             return found
         if self.dir is not None:
-            raise DataError(f"{names[0]} is missing in {self.dir}: put it there, or leave out data.dir to download it")
+            it = f"it or {unpacked}" if unpacked else "it"
+            raise DataError(
+                f"{names[0]} is missing in {self.dir}: put {it} there, or leave out data.dir to download it"
+            )
         return fetch(self.remote[self.name, names[0]], self.cache / self.name)

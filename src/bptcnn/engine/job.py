@@ -12,7 +12,7 @@ from bptcnn.data import DataPair, Samples
 from bptcnn.data.subset import hold_out
 from bptcnn.errors import ConfigError
 from bptcnn.inner import Learner, LocalWorker
-from bptcnn.models import ModelConfig, build
+from bptcnn.models import FlatModel, ModelConfig, build
 from bptcnn.outer.allocation import Plan
 from bptcnn.outer.coordinator import Setup
 
@@ -97,5 +97,5 @@ def prepare(config: RunConfig, model: Factory | None, data: DataPair) -> Job:
             )
         train, validation = hold_out(train, count, config.seed)
     job = Job(config, model or config.model, train, data.test, validation)
-    job.network()
+    FlatModel(job.network())
     return job

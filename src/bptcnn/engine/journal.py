@@ -9,7 +9,7 @@ import zlib
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from typing_extensions import Self
@@ -69,15 +69,17 @@ class Journal:
         if isinstance(event, Evaluated):
             self._board.scalar("test_accuracy", event.accuracy, event.committed, now)
 
-    def session(self, number: int, now: float, restored: Path | None) -> None:
+    def session(self, number: int, now: float, restored: Path | None, engine: Literal["ray", "virtual"]) -> None:
         """Note that a server began to work on this run.
 
         Args:
             number: sessions before this one.
             now: the run's clock, seconds.
             restored: the checkpoint that it goes on from; None if it begins anew.
+            engine: what drives it.
         """
-        self._log.write(now, "session_started", session=number, checkpoint=restored.name if restored else None)
+        name = restored.name if restored else None
+        self._log.write(now, "session_started", session=number, checkpoint=name, engine=engine)
 
     def flush(self) -> None:
         """Hand all that was written so far to the operating system."""

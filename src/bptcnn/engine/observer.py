@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+from bptcnn.errors import BptcnnError
 from bptcnn.outer.messages import Vector
 from bptcnn.outer.status import Status
 
@@ -19,8 +20,16 @@ class Observer(Protocol):
 
 
 class Result(NamedTuple):
-    """What an engine gives back: the summary, the final weights (None if only timing was simulated), the notices."""
+    """What an engine gives back.
+
+    Attributes:
+        summary: what the run came to.
+        weights: the final ones; None if only timing was simulated.
+        notices: what the user was told.
+        error: what went wrong in the user's own code, to be raised once the rest is written.
+    """
 
     summary: dict[str, Any]
     weights: Vector | None
     notices: tuple[str, ...]
+    error: BptcnnError | None = None

@@ -56,9 +56,14 @@ class Server:
         elapsed_s, total = coordinator.tally.elapsed_s(now), coordinator.setup.plan.total
         speed = ledger.committed / elapsed_s if elapsed_s > 0 else 0.0
         history = coordinator.tally.history
+        started, over = coordinator.tally.started_s is not None, coordinator.outcome is not None
         rows = (
-            member.status(holds=bool(ledger.outstanding(w)), elapsed_s=elapsed_s, committed=ledger.committed)
-            for w, member in coordinator.members.items()
+            member.status(
+                member.state(holds=bool(ledger.outstanding(worker)), started=started, over=over),
+                elapsed_s=elapsed_s,
+                committed=ledger.committed,
+            )
+            for worker, member in coordinator.members.items()
         )
         return Status(
             elapsed_s=elapsed_s,

@@ -53,6 +53,7 @@ def summarize(
         "bytes_pushed": tally.bytes_pushed,
         "bytes_pulled": tally.bytes_pulled,
         "samples": asdict(ledger.account()),
+        "samples_total": coordinator.setup.plan.total,
         "workers": [_worker(member, config) for member in members],
         "versions": versions(),
     }

@@ -10,9 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.optim.sgd import sgd
 
 from bptcnn.data import Batch, Samples
-from bptcnn.errors import DivergedError, ModelError
+from bptcnn.errors import DataError, DivergedError, ModelError
 from bptcnn.inner.optimizer import OptimizerConfig
 from bptcnn.models import FlatModel
 
@@ -57,16 +58,8 @@ class Learner:
         self._samples = samples
         self._validation = validation
         self._autocast = precision == "bf16"
-        self._leaf = nn.Parameter(self.flat.parameters_vector)
-        self._leaf.grad = self.flat.gradient
-        self._sgd = torch.optim.SGD(
-            [self._leaf],
-            lr=optimizer.lr,
-            momentum=optimizer.momentum,
-            nesterov=optimizer.nesterov and optimizer.momentum > 0,
-            weight_decay=optimizer.weight_decay,
-            fused=True,
-        )
+        self._optimizer = optimizer
+        self._momentum: list[torch.Tensor | None] = [None]
         self._base: Vector = self.flat.snapshot()
         self._pushed: Vector | None = None
         self._ahead = False
@@ -84,6 +77,7 @@ class Learner:
 
         Raises:
             DivergedError: the loss is not finite; the weights are left as they were.
+            DataError: ... because an image is not.
             ModelError: a label lies beyond the network's outputs.
         """
         batch = self._samples.batch(indices, epoch)
@@ -93,13 +87,30 @@ class Learner:
         loss = functional.cross_entropy(scores, batch.labels)
         value = loss.item()
         if not isfinite(value):
+            _check_finite(batch, indices)
             raise DivergedError(f"the loss became {value} at learning rate {lr:.4g}")
         loss.backward()  # type: ignore[no-untyped-call]
-        self._sgd.param_groups[0]["lr"] = lr
-        self._sgd.step()
+        self._descend(lr)
         self._ahead = True
         correct = int((scores.detach().argmax(1) == batch.labels).sum())
         return StepResult(value * len(indices), correct)
+
+    @torch.no_grad()
+    def _descend(self, lr: float) -> None:
+        """PyTorch's SGD as a function: its class imports a compiler, a second in the start of every worker."""
+        optimizer = self._optimizer
+        sgd(
+            [self.flat.parameters_vector],
+            [self.flat.gradient],
+            self._momentum,
+            fused=True,
+            lr=lr,
+            momentum=optimizer.momentum,
+            dampening=0.0,
+            nesterov=optimizer.nesterov and optimizer.momentum > 0,
+            weight_decay=optimizer.weight_decay,
+            maximize=False,
+        )
 
     def fold(self, weights: Vector) -> None:
         """Take new global weights in, keeping what was learned since the last push.
@@ -152,6 +163,14 @@ class Learner:
                 f"label {highest} lies beyond the model's {scores.shape[1]} outputs: give the model an output per class"
             )
         return scores.float()
+
+
+def _check_finite(batch: Batch, indices: npt.NDArray[np.int64]) -> None:
+    """Blame the data where it is to blame."""
+    sound = torch.isfinite(batch.images).flatten(1).all(1)
+    if not sound.all():
+        sample = int(indices[int((~sound).nonzero()[0])])
+        raise DataError(f"image {sample} of the training set holds nan or inf: repair it or leave it out")
 
 
 def accuracy_of(module: nn.Module, samples: Samples, batch_size: int = 500) -> float:

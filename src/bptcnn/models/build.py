@@ -6,7 +6,7 @@ import importlib
 import inspect
 import operator
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +24,8 @@ class ModelConfig(Section):
     """Which network is trained."""
 
     name: str = "lenet5"
-    """A network of the zoo, such as ``lenet5``, or your own as ``package.module:function``."""
+    """A network of the zoo, such as ``lenet5``, or your own as ``package.module:function``: a factory that takes no
+    arguments, or any of the keyword parameters ``input_shape`` (channels, height, width) and ``num_classes``."""
 
 
 def build(
@@ -58,6 +59,8 @@ def build(
         torch.default_generator.manual_seed(seed)
         try:
             module = make()
+        except ModelError:
+            raise
         except Exception as error:
             raise ModelError(
                 f"model {name!r} cannot be built for {_images(shape)} ({_cause(error)}): {_REMEDY}"
@@ -69,6 +72,7 @@ def build(
 
 
 _REMEDY = "use a network made for images of this size and number of channels, or correct your own"
+_CONTRACT = "a factory takes no arguments, or input_shape and num_classes by these names"
 
 
 def _maker(
@@ -95,7 +99,16 @@ def _bound(name: str, factory: Any, shape: Shape, num_classes: int) -> Callable[
         )
     offered = {"input_shape": shape, "num_classes": num_classes}
     keywords = {keyword: value for keyword, value in offered.items() if keyword in _parameters(factory)}
-    return lambda: factory(**keywords)
+
+    def make() -> object:
+        try:
+            return factory(**keywords)
+        except TypeError as error:
+            if _accepts(factory, keywords):  # then the fault lies inside of it
+                raise
+            raise ModelError(f"model {name!r} cannot be built ({_cause(error)}): {_CONTRACT}") from error
+
+    return make
 
 
 def _parameters(factory: Callable[..., object]) -> Collection[str]:
@@ -103,6 +116,17 @@ def _parameters(factory: Callable[..., object]) -> Collection[str]:
         return inspect.signature(factory).parameters
     except ValueError:  # some built-in callables have no signature
         return ()
+
+
+def _accepts(factory: Callable[..., object], keywords: Mapping[str, object]) -> bool:
+    """Whether a call with these keywords fits the signature, as far as there is one."""
+    try:
+        inspect.signature(factory).bind(**keywords)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def _imported(name: str) -> Any:
@@ -152,8 +176,9 @@ def _check_output(name: str, module: nn.Module, shape: Shape, num_classes: int) 
     if output.shape == (2, num_classes):
         return
     if output.ndim == 2 and len(output) == 2:
+        classes = "1 class" if num_classes == 1 else f"{num_classes} classes"
         raise ModelError(
-            f"model {name!r} gives {output.shape[1]} outputs but the data has {num_classes} classes: "
+            f"model {name!r} gives {output.shape[1]} outputs but the data has {classes}: "
             f"build it with {num_classes} outputs, for example by taking the keyword num_classes"
         )
     raise ModelError(

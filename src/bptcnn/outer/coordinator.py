@@ -257,6 +257,8 @@ class Coordinator:
     def _finish(self, outcome: Outcome, reason: str, now: float) -> list[Command]:
         if self.model.waiting:
             self._merge()
+        for worker in self.members:
+            self.supply.take_back(worker)
         self.outcome, self.reason, self.tally.ended_s = outcome, reason, now
         last = [self._evaluate(now)] if self.model.version > self._evaluated_version else []
         return [*last, SaveCheckpoint(self.model.version), Finish(outcome, reason)]

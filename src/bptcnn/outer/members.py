@@ -132,18 +132,29 @@ class Member:
             return self.heard_s + self.pace.patience_s(held[0].size, faults) if held else None
         return max(self.heard_s, started_s) + faults.join_s
 
-    def status(self, *, holds: bool, elapsed_s: float, committed: int) -> WorkerStatus:
-        """This worker's row of the status.
+    def state(self, *, holds: bool, started: bool, over: bool) -> State:
+        """What it does now.
 
         Args:
             holds: whether it has a lease.
+            started: whether training has begun in this session.
+            over: whether the run has ended.
+        """
+        if over:
+            return "done"
+        if not self.present:
+            return "lost" if started and self.incarnation else "joining"
+        return "training" if holds else "waiting"
+
+    def status(self, state: State, *, elapsed_s: float, committed: int) -> WorkerStatus:
+        """This worker's row of the status.
+
+        Args:
+            state: what it does now.
             elapsed_s: seconds since training began.
             committed: samples committed by all.
         """
         record = self.record
-        state: State = "training" if holds else "waiting"
-        if not self.present:
-            state = "lost" if self.incarnation else "joining"
         return WorkerStatus(
             worker=self.worker,
             state=state,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["joining", "training", "waiting", "lost"]
+State = Literal["joining", "training", "waiting", "lost", "done"]
 
 
 @dataclass(frozen=True, slots=True)

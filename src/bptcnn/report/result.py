@@ -23,7 +23,7 @@ def result_lines(summary: Mapping[str, Any]) -> list[str]:
         f"{count(summary['samples_per_second'])} samples/s",
         time_taken(summary),
     )
-    return ["   ".join(figures), account_line(summary["samples"]), most_waiting(summary)]
+    return ["   ".join(figures), account_line(summary["samples"], summary.get("samples_total")), most_waiting(summary)]
 
 
 def time_taken(summary: Mapping[str, Any]) -> str:
@@ -34,22 +34,25 @@ def time_taken(summary: Mapping[str, Any]) -> str:
     return f"{training} of training, after {duration(summary['setup_seconds'])} of setup"
 
 
-def account_line(samples: Mapping[str, int]) -> str:
-    """Where every sample that was handed out went.
+def account_line(samples: Mapping[str, int], total: int | None = None) -> str:
+    """Where every sample that was handed out went, and how many are still to be trained.
 
     Args:
         samples: issued, committed, returned, lost and duplicated.
+        total: how many the run is to commit; None if not known.
 
     Returns:
         One line; ``!=`` in place of ``=`` where the account does not balance.
 
     Example:
-        >>> account_line({"issued": 1200, "committed": 1000, "returned": 200, "lost": 0, "duplicated": 0})
-        'samples: issued 1,200 = committed 1,000 + returned 200; lost 0, duplicated 0'
+        >>> account_line({"issued": 1200, "committed": 1000, "returned": 200, "lost": 0, "duplicated": 0}, 1500)
+        'samples: issued 1,200 = committed 1,000 + returned 200; lost 0, duplicated 0; 500 to go'
     """
     balanced = samples["issued"] == samples["committed"] + samples["returned"]
+    left = 0 if total is None else total - samples["committed"]
     return (
         f"samples: issued {count(samples['issued'])} {'=' if balanced else '!='} "
         f"committed {count(samples['committed'])} + returned {count(samples['returned'])}; "
         f"lost {count(samples['lost'])}, duplicated {count(samples['duplicated'])}"
+        f"{f'; {count(left)} to go' if left > 0 else ''}"
     )

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from bptcnn.report.columns import fitted
 from bptcnn.report.format import count, duration, number, percent, size
 from bptcnn.report.result import account_line, time_taken
 
@@ -17,19 +18,25 @@ T = TypeVar("T")
 OUTCOME_STYLES = {"finished": "green", "interrupted": "yellow"}
 CURVE_ROWS = 12
 
+WORKER_HEADINGS = ("worker", "samples/s", "asked", "samples", "pushes", "staleness", "busy", "waiting", "replaced")
+EXPENDABLE = ("staleness", "pushes", "busy", "asked", "replaced", "samples")
+"""Columns that a narrow terminal does without, the least important first."""
 
-def overview(summary: Mapping[str, Any]) -> RenderableType:
+
+def overview(summary: Mapping[str, Any], width: int = 80) -> RenderableType:
     """All that a summary says.
 
     Args:
         summary: as in ``summary.json``.
+        width: of the terminal, in characters.
 
     Returns:
-        Header, workers, account of the samples and accuracy over time; fits 80 columns.
+        Header, workers, account of the samples and accuracy over time.
     """
-    parts: list[RenderableType] = [header(summary), "", workers(summary), "", account_line(summary["samples"]), ""]
+    account = account_line(summary["samples"], summary.get("samples_total"))
+    parts: list[RenderableType] = [header(summary), "", workers(summary, width), "", account, ""]
     if summary["time_to_accuracy"]:
-        parts += [accuracy_curve(summary["time_to_accuracy"]), ""]
+        parts += [accuracy_curve(summary["time_to_accuracy"], width), ""]
     return Group(*parts)
 
 
@@ -45,7 +52,7 @@ def header(summary: Mapping[str, Any]) -> Table:
     pushes = sum(worker["pushes"] for worker in summary["workers"])
     reason = "" if summary["outcome"] == "finished" else f": {summary['reason']}"
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="dim")
+    table.add_column(style="dim", no_wrap=True)
     table.add_row("trained", f"{summary['model']} on {summary['data']}, {summary['epochs']:.3g} epochs")
     table.add_row("strategy", f"{summary['strategy']}, allocation {summary['allocation']}, seed {summary['seed']}")
     table.add_row("outcome", Text(summary["outcome"] + reason, style=OUTCOME_STYLES.get(summary["outcome"], "red")))
@@ -61,21 +68,18 @@ def header(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def workers(summary: Mapping[str, Any]) -> Table:
+def workers(summary: Mapping[str, Any], width: int = 80) -> Table:
     """One row a worker.
 
     Args:
         summary: as in ``summary.json``.
+        width: of the terminal, in characters.
 
     Returns:
-        Speed, samples, exchanges, staleness, training and waiting time.
+        Speed, samples, exchanges, staleness, training and waiting time, as far as there is room.
     """
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    headings = ("worker", "samples/s", "asked", "samples", "pushes", "staleness", "busy", "waiting", "replaced")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for worker, waiting in zip(summary["workers"], summary["waiting_fraction"], strict=True):
-        table.add_row(
+    rows = [
+        (
             str(worker["worker"]),
             count(worker["speed"]),
             count(worker["asked_speed"]),
@@ -86,24 +90,26 @@ def workers(summary: Mapping[str, Any]) -> Table:
             percent(waiting, digits=0),
             count(worker["replaced"]),
         )
-    return table
+        for worker, waiting in zip(summary["workers"], summary["waiting_fraction"], strict=True)
+    ]
+    return fitted(WORKER_HEADINGS, rows, width, EXPENDABLE)
 
 
-def accuracy_curve(points: Sequence[Sequence[float]]) -> Table:
+def accuracy_curve(points: Sequence[Sequence[float]], width: int = 80) -> Table:
     """Test accuracy over time, thinned to a dozen rows.
 
     Args:
         points: seconds, samples committed and test accuracy of each evaluation.
+        width: of the terminal, in characters.
 
     Returns:
         One row a point; the first and the last are always there.
     """
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("after", "samples", "test accuracy"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for seconds, committed, accuracy in thin(points, CURVE_ROWS):
-        table.add_row(duration(seconds), count(committed), percent(accuracy))
-    return table
+    rows = [
+        (duration(seconds), count(committed), percent(accuracy))
+        for seconds, committed, accuracy in thin(points, CURVE_ROWS)
+    ]
+    return fitted(("after", "samples", "test accuracy"), rows, width, expendable=("samples",))
 
 
 def thin(rows: Sequence[T], limit: int) -> list[T]:

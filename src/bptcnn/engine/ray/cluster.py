@@ -25,6 +25,9 @@ ENVIRONMENT: Mapping[str, str] = {
 SLOTS_PER_WORKER = 8
 """Logical CPUs of a local cluster for each worker: a replacement must not wait for the slot of a hung process."""
 
+WORKERS_PER_CORE = 16
+"""More processes than this on one core of this machine would take minutes to start, and its memory."""
+
 PROBE_S = 5.0
 """How long a machine may take to answer at all."""
 
@@ -51,13 +54,17 @@ def cluster(address: str | None, num_workers: int) -> Iterator[int]:
     Raises:
         ClusterError: the cluster cannot be reached, refuses us or lacks room.
     """
+    if address is None and not ray.is_initialized():
+        _check_room(num_workers, num_cores=len(os.sched_getaffinity(0)))
     if ray.is_initialized():
         yield _machines(num_workers)
         return
     with helpers_die_with_us() as guard, _own_connection():
         if address is None:
-            _start(num_workers)
-            guard()
+            try:
+                _start(num_workers)
+            finally:
+                guard()
         else:
             _join(address)
         yield _machines(num_workers)
@@ -66,6 +73,15 @@ def cluster(address: str | None, num_workers: int) -> Iterator[int]:
 def this_node() -> str:
     """The id of the machine that the driver runs on."""
     return str(ray.get_runtime_context().get_node_id())
+
+
+def _check_room(num_workers: int, num_cores: int) -> None:
+    most = WORKERS_PER_CORE * num_cores
+    if num_workers > most:
+        raise ClusterError(
+            f"{num_workers} workers do not fit on this machine of {num_cores} {'core' if num_cores == 1 else 'cores'} "
+            f"(at most {most}): lower --workers, or give --address of a cluster"
+        )
 
 
 def _start(num_workers: int) -> None:

@@ -23,7 +23,7 @@ from bptcnn.engine.ray.signals import StopSignals
 from bptcnn.errors import BptcnnError, ClusterError
 from bptcnn.folder import RunFolder
 from bptcnn.models import FlatModel
-from bptcnn.outer.messages import Dismiss, Evaluate, Finish, Replace
+from bptcnn.outer.messages import Dismiss, Evaluate, Evaluated, Finish, Replace
 
 POLL_S = 0.2
 """Between two looks at the server."""
@@ -33,6 +33,9 @@ FROZEN_S = 60.0
 
 SERVER_PATIENCE_S = 150.0
 """How long a dead server may take to come back."""
+
+STOPPING = "stopping: the last checkpoint is being written (Ctrl-C again ends at once)"
+"""The answer to the first Ctrl-C."""
 
 
 class RayEngine:
@@ -52,18 +55,19 @@ class RayEngine:
         self._session = -1
         self._told: set[int] = set()
         self._finish: Finish | None = None
+        self._error: BptcnnError | None = None
         self._began_s = self._setup_s = 0.0
 
     def run(self) -> Result:
         """Train to the end, to Ctrl-C, or to an error.
 
         Returns:
-            The result.
+            The result, with the error if the user's own code failed.
 
         Raises:
             ClusterError: the cluster cannot be reached, or the server does not come back.
             RunFolderError: its folder cannot be written, or the newest checkpoint is damaged.
-            TrainingError: the user's own code failed.
+            TrainingError: network or data cannot be sent to other processes.
         """
         self._check_folder()
         self._began_s = time.monotonic()
@@ -75,9 +79,10 @@ class RayEngine:
             try:
                 summary, weights = self._watch()
             finally:
+                self._signals.end()
                 self._end()
         self._notices.conclude(summary)
-        return Result(summary | {"setup_seconds": self._setup_s}, weights, tuple(self._notices.texts))
+        return Result(summary | {"setup_seconds": self._setup_s}, weights, tuple(self._notices.texts), self._error)
 
     def _check_folder(self) -> None:
         """Find out before anything is started that the run cannot go on."""
@@ -120,18 +125,38 @@ class RayEngine:
             self._finish = None
 
     def _turn(self) -> None:
-        self._crew.look(POLL_S)
-        if self._signals.received and self._finish is None:
-            self._ask("stop", "interrupted", "the user asked to stop")
+        with self._blame():
+            self._crew.look(POLL_S)
+        if self._finish is None:
+            self._stop_if_due()
         report: Report = self._ask("poll", self._first)
         self._greet(report)
         for order in report.orders:
             self._carry_out(order)
         if self._finish is None:
             self._tell_losses()
-        for event, session in self._evaluator.finished():
+        measured: list[tuple[Evaluated, int]] = []
+        with self._blame():
+            measured = self._evaluator.finished()
+        for event, session in measured:
             self._ask("evaluated", event, session)
         self._show(report)
+
+    @contextmanager
+    def _blame(self) -> Iterator[None]:
+        """Keep the first error of the user's own code: it ends the run, but in order."""
+        try:
+            yield
+        except BptcnnError as error:
+            self._error = self._error or error
+
+    def _stop_if_due(self) -> None:
+        """Ask for the end, again after each restart of the server."""
+        if self._error is not None:
+            self._ask("stop", "failed", str(self._error))
+        elif self._signals.received:
+            self._notices.say_once(STOPPING)
+            self._ask("stop", "interrupted", "the user asked to stop")
 
     def _greet(self, report: Report) -> None:
         """A server that was restarted knows nothing of what its earlier life ordered or was told."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 
 from bptcnn.data import Samples
 from bptcnn.engine.ray.failure import described
@@ -47,33 +46,38 @@ class Evaluator:
         return self._unfinished > 0
 
     def submit(self, order: Evaluate, session: int) -> None:
-        """Queue an order.
+        """Queue an order; one that comes after a failure is left out.
 
         Args:
             order: weights and when they were that.
             session: the life of the server that wants to know.
         """
         with self._changed:
+            if self._closed:
+                return
             if len(self._waiting) * self._seconds > BACKLOG_S:
                 self._thin_out()
             self._waiting.append((order, session))
             self._unfinished += 1
             self._changed.notify()
 
-    def finished(self) -> Iterator[tuple[Evaluated, int]]:
+    def finished(self) -> list[tuple[Evaluated, int]]:
         """Fetch results.
 
-        Yields:
+        Returns:
             Each new one, with the session that asked.
 
         Raises:
-            TrainingError: the user's network or test set failed.
+            TrainingError: the user's network or test set failed; said once, and nothing is measured any more.
         """
-        if self._error is not None:
-            raise TrainingError(f"testing the network failed: {described(self._error)}") from self._error
-        while self._done:
-            yield self._done.popleft()
-            self._unfinished -= 1
+        error, self._error = self._error, None
+        if error is not None:
+            self.close()
+            self._unfinished = len(self._done)
+            raise TrainingError(f"testing the network failed: {described(error)}") from error
+        results = [self._done.popleft() for _ in range(len(self._done))]
+        self._unfinished -= len(results)
+        return results
 
     def close(self) -> None:
         """End the thread after what it is at."""

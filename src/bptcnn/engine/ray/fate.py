@@ -26,16 +26,19 @@ def helpers_die_with_us() -> Iterator[Callable[[], None]]:
     """See to it that nothing of a local Ray cluster stays when this process is killed.
 
     The kernel then ends what this process started, and Ray's workers end themselves; but two helpers of Ray's raylet
-    stay for a minute. A shell that does nothing but wait for the end of this process kills them.
+    stay for a minute. A shell that does nothing but wait for the end of this process kills them; where this process
+    ends in order it kills them itself.
 
     Yields:
         To be called once the cluster runs.
     """
     guards: list[subprocess.Popen[bytes]] = []
+    helpers: dict[int, str] = {}
 
     def guard() -> None:
-        helpers = [str(child) for raylet in _children(os.getpid(), "raylet") for child in _helpers(raylet)]
-        command = ["sh", "-c", _KILL_UNLESS_TOLD, "guard", *helpers]
+        found = [child for raylet in _children(os.getpid(), "raylet") for child in _helpers(raylet)]
+        helpers.update((child, _birth(child)) for child in found)
+        command = ["sh", "-c", _KILL_UNLESS_TOLD, "guard", *map(str, found)]
         shell = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
         guards.append(shell)
 
@@ -44,6 +47,18 @@ def helpers_die_with_us() -> Iterator[Callable[[], None]]:
     finally:
         for shell in guards:
             shell.communicate(b"\n")
+        for helper, birth in helpers.items():
+            if birth and _birth(helper) == birth:
+                with suppress(ProcessLookupError):
+                    os.kill(helper, signal.SIGKILL)
+
+
+def _birth(pid: int) -> str:
+    """When a process began, in ticks since the machine did; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19]
+    except OSError:
+        return ""
 
 
 def _helpers(raylet: int) -> Iterator[int]:

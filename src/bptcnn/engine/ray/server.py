@@ -91,7 +91,7 @@ class ServerActor:
         coordinator = start_or_restore(setup, folder.checkpoints_path, first, now)
         self._restored_version = coordinator.model.version
         self._server = Server(coordinator, self._journal, self._save)
-        self._journal.session(self._session, now, checkpoint.newest(folder.checkpoints_path))
+        self._journal.session(self._session, now, checkpoint.newest(folder.checkpoints_path), "ray")
         for event in past.evaluated:
             self._adopt(event)
         self._ticker = asyncio.get_running_loop().create_task(self._tick())

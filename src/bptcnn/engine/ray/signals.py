@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks for an orderly end, the second ends at once."""
+"""Ctrl-C and SIGTERM: the first asks for an orderly end, the second ends at once, and none disturbs the clearing up."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received = False
+        self._ending = False
         self._before: dict[signal.Signals, Any] = {}
 
     def listen(self) -> None:
@@ -39,8 +40,13 @@ class StopSignals:
 
     def interrupt_if_received(self) -> None:
         """Interrupt now, where nothing has begun that needs an orderly end."""
-        if self.received:
+        if self.received and not self._ending:
+            self.end()
             signal.default_int_handler(signal.SIGINT, None)
+
+    def end(self) -> None:
+        """Interrupt no more: what is being cleared up now would stay behind."""
+        self._ending = True
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.interrupt_if_received()

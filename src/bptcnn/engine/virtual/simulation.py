@@ -140,7 +140,8 @@ class Simulation:
         session = self._folder.next_session() - 1
         setup = self._job.setup(num_weights=self._model.num_weights, session=session)
         coordinator = start_or_restore(setup, self._folder.checkpoints_path, self._weights, self._clock.now)
-        self._journal.session(session, self._clock.now, checkpoint.newest(self._folder.checkpoints_path))
+        newest = checkpoint.newest(self._folder.checkpoints_path)
+        self._journal.session(session, self._clock.now, newest, "virtual")
         save = partial(write_checkpoint, self._folder.checkpoints_path, self._job.config.checkpoint.keep)
         return Server(coordinator, self._journal, save)
 

@@ -109,7 +109,7 @@ class PartitionAllocator(Allocator):
         ledger.share_out(worker)
         done = self._iteration.pop(worker)
         self._pieces = {key: count for key, count in self._pieces.items() if key[0] != worker}
-        heirs = {heir: speeds[heir] for heir in self._holdings if heir in speeds and heir != worker}
+        heirs = {heir: speeds[heir] for heir in sorted(self._holdings) if heir in speeds and heir != worker}
         for block in self._holdings.pop(worker):
             sizes = list(apportion(len(block.positions), heirs).values())
             parts = np.split(block.positions, np.cumsum(sizes)[:-1]) if heirs else [block.positions]
@@ -221,7 +221,7 @@ class PartitionAllocator(Allocator):
     def _release(self, a: int, speeds: Mapping[int, float]) -> None:
         """Hand out batch ``a`` for good."""
         first, last = self._released[a - 1], self._released[a]
-        split = self._split(last - first, {w: speeds[w] for w in self._holdings if w in speeds})
+        split = self._split(last - first, {w: speeds[w] for w in sorted(self._holdings) if w in speeds})
         ends = first + np.cumsum([0, *split.values()])
         for worker, (start, end) in zip(split, pairwise(ends), strict=True):
             self._holdings[worker].append(Block(a, np.arange(start, end)))
