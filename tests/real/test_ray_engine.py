@@ -193,7 +193,7 @@ def test_an_error_in_the_users_own_code_ends_the_run_in_order(
     assert result.weights is not None
     kinds = [entry["event"] for entry in events_of(tmp_path / "run")]
     assert kinds.count("pushed") >= 3
-    assert kinds[-1] == "finish"
+    assert kinds.count("finish") == 1
     assert list((tmp_path / "run" / "checkpoints").iterdir())
 
 
