@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -24,6 +25,9 @@ from bptcnn.outer.messages import Refuse, Send
 
 PROBE_STEPS = 2
 """Timed local steps that a worker's first speed is measured on, after one that warms up."""
+
+SWITCH_S = 0.0005
+"""How long either thread may keep the interpreter from the other; Python's default is ten times that."""
 
 RETRY_S = 0.25
 """Pause before a worker asks again for a server that is being restarted."""
@@ -52,6 +56,7 @@ class WorkerActor:
         self._server = server
         self._throttle = Throttle(samples_per_s, clock=time.perf_counter, sleep=time.sleep) if samples_per_s else None
         self._messenger = ThreadPoolExecutor(1)
+        sys.setswitchinterval(SWITCH_S)
 
     def run(self) -> None:
         """Take part until the end.
