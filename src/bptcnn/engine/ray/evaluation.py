@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -15,6 +17,10 @@ from bptcnn.outer.messages import Evaluate, Evaluated
 
 BACKLOG_S = 20.0
 """How long the run may have to wait at its end for evaluations; beyond that every other one is left out."""
+
+
+NICENESS = 10
+"""How far the workers go before the evaluation where they share its cores."""
 
 
 class Evaluator:
@@ -93,6 +99,8 @@ class Evaluator:
         self._waiting = kept
 
     def _work(self) -> None:
+        if sys.platform == "linux":  # there alone a thread has a niceness of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while (entry := self._next()) is not None:
             order, session = entry
             began_s = time.perf_counter()
