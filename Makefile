@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: help install demo test lint bench-exchange
+.PHONY: help install demo test lint bench-exchange bench-inner
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 22
@@ -24,6 +24,9 @@ lint: .venv/installed-test  ## style and types
 bench-exchange: .venv/installed  ## time push, merge and pull; writes a record into benchmarks/records
 	$(BIN)/python benchmarks/exchange.py
 
+bench-inner: .venv/installed-bench  ## time a training step against PyTorch, TensorFlow and JAX; writes a record, too
+	$(BIN)/python benchmarks/inner.py
+
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
 	  echo "bptcnn needs Python 3.10 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo not there): name another one, as in 'make PYTHON=python3.12'" >&2; exit 1; }
@@ -37,4 +40,9 @@ bench-exchange: .venv/installed  ## time push, merge and pull; writes a record i
 .venv/installed-test: .venv/installed
 	@echo "installing the test tools into .venv"
 	@$(PIP) -e '.[test]'
+	@touch $@
+
+.venv/installed-bench: .venv/installed
+	@echo "installing the frameworks to compare with into .venv"
+	@$(PIP) -e '.[bench]'
 	@touch $@

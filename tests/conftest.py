@@ -18,6 +18,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("real") is not None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Plans that are measured here are nobody else's."""
+    os.environ["BPTCNN_CACHE"] = str(tmp_path_factory.mktemp("plans"))
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """Where local copies of the standard data sets are, one folder each."""

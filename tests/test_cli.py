@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from summaries import summary
@@ -72,6 +73,28 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return lines[0]
 
     return run
+
+
+def test_plan_prints_every_way_and_writes_a_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = tmp_path / "step.json"
+    flags = ["--model", "lenet5", "--batch", "16", "--shape", "1x12x12", "--lanes", "2", "--trace", str(trace)]
+    with patch("bptcnn.inner.plan.BUDGET_S", 0.2):
+        assert main(["plan", *flags]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split("  ")[0] for line in printed.splitlines()[1:4]] == [
+        "compiled",
+        "pytorch, channels last",
+        "pytorch",
+    ]
+    assert " times as fast as " in printed
+    assert trace.exists() == ("wrote" in printed)
+
+
+def test_plan_names_what_is_wrong(complaint: Callable[..., str]) -> None:
+    assert complaint("plan", "--shape", "3x0x3") == (
+        "bptcnn: --shape is '3x0x3': give three numbers above 0, such as 3x32x32"
+    )
+    assert complaint("plan", "--precision", "fp8") == "bptcnn: --precision is 'fp8': give fp32 or bf16"
 
 
 def test_flags_become_settings(engines: Engines) -> None:

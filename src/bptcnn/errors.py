@@ -6,6 +6,7 @@
     ├── ConfigError             a recipe, flag or argument (also a ValueError)
     ├── DataError               a data set: missing, damaged, not what it says
     ├── ModelError              a network: unknown, or it does not fit the data
+    │   └── UnsupportedError    a network that can't be compiled; PyTorch computes it then
     ├── RunFolderError          a run folder: in use, of another configuration, not a run
     │   └── CheckpointError     a checkpoint: damaged or incomplete
     ├── ClusterError            a Ray cluster that cannot be reached or lacks room
@@ -37,6 +38,10 @@ class DataError(BptcnnError):
 
 class ModelError(BptcnnError):
     """A network is unknown or does not fit the data."""
+
+
+class UnsupportedError(ModelError):
+    """A network can't be compiled; the message says which part of it, and PyTorch computes it then."""
 
 
 class RunFolderError(BptcnnError):

@@ -1,4 +1,4 @@
-"""The command line: ``bptcnn train``, ``bptcnn simulate``, ``bptcnn inspect``.
+"""The command line: ``bptcnn train``, ``bptcnn simulate``, ``bptcnn inspect``, ``bptcnn plan``.
 
 Exit codes: 0 done; 2 the request cannot be carried out, with one sentence on stderr; 130 interrupted.
 PyTorch and Ray are imported inside the commands, so that ``--help`` answers at once.
@@ -15,6 +15,7 @@ import typer
 
 from bptcnn import __version__
 from bptcnn.cli.inspect import inspect
+from bptcnn.cli.plan import plan
 from bptcnn.cli.simulate import simulate
 from bptcnn.cli.train import train
 from bptcnn.errors import BptcnnError
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(simulate)
 app.command()(inspect)
+app.command()(plan)
 
 
 @app.callback(invoke_without_command=True)

@@ -41,9 +41,23 @@ class Job:
         """Build the network; the same weights each time."""
         return build(self.model, self.train.shape, self.train.num_classes, self.config.seed)
 
-    def learner(self, network: nn.Module) -> Learner:
-        """The arithmetic of one worker, on a network of its own."""
-        return Learner(network, self.train, self.config.optimizer, self.config.precision, self.validation)
+    def learner(self, network: nn.Module, num_lanes: int = 1) -> Learner:
+        """The arithmetic of one worker, on a network of its own.
+
+        Args:
+            network: the network.
+            num_lanes: cores to use.
+        """
+        config = self.config
+        return Learner(
+            network,
+            self.train,
+            config.optimizer,
+            config.precision,
+            self.validation,
+            batch_size=config.batch_size,
+            num_lanes=num_lanes,
+        )
 
     def local_worker(self, learner: Learner | None) -> LocalWorker:
         """A worker's side of the exchange; without a learner it only keeps time."""

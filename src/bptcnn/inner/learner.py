@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,12 @@ from torch.optim.sgd import sgd
 
 from bptcnn.data import Batch, Samples
 from bptcnn.errors import DataError, DivergedError, ModelError
+from bptcnn.inner.eager import Eager, Precision
 from bptcnn.inner.optimizer import OptimizerConfig
+from bptcnn.inner.step import gradients
 from bptcnn.models import FlatModel
 
 Vector = npt.NDArray[np.float32]
-Precision = Literal["fp32", "bf16"]
 
 
 class StepResult(NamedTuple):
@@ -37,6 +38,8 @@ class Learner:
         optimizer: the local optimizer's settings.
         precision: ``bf16`` runs forward and backward under autocast; weights stay float32.
         validation: a held-out subset on which Q is measured; None to use the training batches.
+        batch_size: usual samples of a step.
+        num_lanes: cores to use.
 
     Example:
         >>> from bptcnn.data import DataConfig, load
@@ -53,11 +56,15 @@ class Learner:
         optimizer: OptimizerConfig,
         precision: Precision = "fp32",
         validation: Samples | None = None,
+        *,
+        batch_size: int = 32,
+        num_lanes: int = 1,
     ) -> None:
         self.flat = FlatModel(module)
+        self._compiled = gradients(module, samples.shape, batch_size, precision, num_lanes)
+        self._eager = Eager(module, precision)
         self._samples = samples
         self._validation = validation
-        self._autocast = precision == "bf16"
         self._optimizer = optimizer
         self._momentum: list[torch.Tensor | None] = [None]
         self._base: Vector = self.flat.snapshot()
@@ -82,17 +89,15 @@ class Learner:
         """
         batch = self._samples.batch(indices, epoch)
         self.flat.module.train()
-        self.flat.zero_grad()
-        scores = self._forward(batch)
-        loss = functional.cross_entropy(scores, batch.labels)
+        compiled = self._compiled if self._compiled and len(indices) <= self._compiled.capacity else None
+        loss, scores = (compiled or self._eager)(batch.images, batch.labels, _cross_entropy)
         value = loss.item()
         if not isfinite(value):
             _check_finite(batch, indices)
             raise DivergedError(f"the loss became {value} at learning rate {lr:.4g}")
-        loss.backward()  # type: ignore[no-untyped-call]
         self._descend(lr)
         self._ahead = True
-        correct = int((scores.detach().argmax(1) == batch.labels).sum())
+        correct = int((scores.argmax(1) == batch.labels).sum())
         return StepResult(value * len(indices), correct)
 
     @torch.no_grad()
@@ -154,15 +159,14 @@ class Learner:
             return None
         return accuracy_of(self.flat.module, self._validation)
 
-    def _forward(self, batch: Batch) -> torch.Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._autocast):
-            scores: torch.Tensor = self.flat.module(batch.images)
-        highest = int(batch.labels.max())
-        if highest >= scores.shape[1]:
-            raise ModelError(
-                f"label {highest} lies beyond the model's {scores.shape[1]} outputs: give the model an output per class"
-            )
-        return scores.float()
+
+def _cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    highest = int(labels.max())
+    if highest >= scores.shape[1]:
+        raise ModelError(
+            f"label {highest} lies beyond the model's {scores.shape[1]} outputs: give the model an output per class"
+        )
+    return functional.cross_entropy(scores, labels)
 
 
 def _check_finite(batch: Batch, indices: npt.NDArray[np.int64]) -> None:

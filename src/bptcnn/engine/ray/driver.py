@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bptcnn import checkpoint
@@ -22,6 +21,7 @@ from bptcnn.engine.ray.server import Order, Report, ServerActor
 from bptcnn.engine.ray.signals import StopSignals
 from bptcnn.errors import BptcnnError, ClusterError
 from bptcnn.folder import RunFolder
+from bptcnn.inner.threads import one_thread
 from bptcnn.models import FlatModel
 from bptcnn.outer.messages import Dismiss, Evaluate, Evaluated, Finish, Replace
 
@@ -72,7 +72,7 @@ class RayEngine:
         self._check_folder()
         self._began_s = time.monotonic()
         config = self._job.config
-        with _one_thread(), self._signals, cluster(self._address, config.workers.count) as num_machines:
+        with one_thread(), self._signals, cluster(self._address, config.workers.count) as num_machines:
             self._signals.listen()
             self._signals.interrupt_if_received()
             self._start(per_machine=-(-config.workers.count // num_machines))
@@ -221,14 +221,3 @@ class RayEngine:
             )
         self._notices.look(report.status)
         self._observer.status(report.status)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep PyTorch in this process to one core: the others are the workers'."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

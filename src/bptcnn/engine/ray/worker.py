@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,8 @@ from bptcnn.engine.ray.server import Answer
 from bptcnn.engine.translate import pushed, work
 from bptcnn.errors import DivergedError, WorkerError
 from bptcnn.inner import LocalWorker, Throttle
+from bptcnn.inner.hardware import num_cores
+from bptcnn.inner.memory import keep_memory
 from bptcnn.outer.messages import Refuse, Send
 
 PROBE_STEPS = 2
@@ -49,7 +50,9 @@ class WorkerActor:
 
     def __init__(self, worker: int, job: Job, server: Any, samples_per_s: float | None, per_machine: int) -> None:
         die_with_parent()
-        torch.set_num_threads(job.config.workers.threads or max(1, len(os.sched_getaffinity(0)) // per_machine))
+        keep_memory()
+        self._threads = job.config.workers.threads or max(1, num_cores() // per_machine)
+        torch.set_num_threads(self._threads)
         torch.manual_seed(job.config.seed * 1_000_003 + worker)
         self._worker = worker
         self._job = job
@@ -65,7 +68,7 @@ class WorkerActor:
             WorkerError: the user's model or data set failed.
         """
         try:
-            self._learner = self._job.learner(self._job.network())
+            self._learner = self._job.learner(self._job.network(), self._threads)
             self._stay(self._measure())
         except ray.exceptions.RayError:
             raise  # the server's, or Ray's own
@@ -123,7 +126,7 @@ class WorkerActor:
 
     def _measure(self) -> float:
         """Time a few steps on a copy of the network that is thrown away; samples/s."""
-        probe = self._job.learner(self._job.network())
+        probe = self._job.learner(self._job.network(), self._threads)
         indices = np.arange(min(self._job.config.batch_size, len(self._job.train)))
         for step in range(1 + PROBE_STEPS):
             if step == 1:

@@ -1,0 +1,44 @@
+"""The account of a compiled step that has run: every task, on which lane and when."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bptcnn.inner.compiled import Compiled
+from bptcnn.inner.schedule import Schedule, measured
+from bptcnn.inner.tasks import Kind, Task, followers
+
+
+def account(compiled: Compiled) -> tuple[tuple[Task, ...], Schedule]:
+    """Put forward pass, loss and backward pass of the last step together.
+
+    Args:
+        compiled: has computed at least one step.
+
+    Returns:
+        The tasks, and when and where each ran.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from bptcnn.inner.lanes import Lanes
+        >>> compiled = Compiled(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (1, 2, 2), 8, Lanes(1))
+        >>> _ = compiled(torch.ones(8, 1, 2, 2), torch.zeros(8, dtype=torch.int64), nn.functional.cross_entropy)
+        >>> tasks, schedule = account(compiled)
+        >>> [str(task.kind) for task in tasks], schedule.num_lanes
+        (['forward', 'loss', 'backward-weight'], 1)
+    """
+    forward, backward = (program.tasks for program in compiled.programs)
+    (lanes, start, finish), (lanes_back, start_back, finish_back) = (table.record() for table in compiled.tables)
+    ends = tuple(task.id for task, after in zip(forward, followers(forward), strict=True) if not after)
+    loss = Task(len(forward), Kind.LOSS, "loss", 0, ends, 0.0, 0.0)
+    shift = len(forward) + 1
+    moved = (
+        replace(task, id=task.id + shift, after=tuple(number + shift for number in task.after) or (loss.id,))
+        for task in backward
+    )
+    tasks = (*forward, loss, *moved)
+    starts, finishes = ([*start, max(finish), *start_back], [*finish, min(start_back), *finish_back])
+    first = min(starts)
+    start_s, finish_s = ([(time - first) / 1e9 for time in times] for times in (starts, finishes))
+    return tasks, measured(tasks, compiled.num_lanes, [*lanes, 0, *lanes_back], start_s, finish_s)

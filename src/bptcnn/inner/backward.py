@@ -1,0 +1,188 @@
+"""From layers to the program of the backward pass: gradients of the data along the chains, of the weights beside them.
+
+The gradient of a value is the sum of what the layers that saw it give it; if ReLU made the value, the last of them cuts
+it off where the value is zero. The gradients of weights wait for the chains of all blocks and are divided by output
+channels: nothing is left to be reduced, each sum has one order, and whoever has nothing to do on the critical path
+works on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from bptcnn.inner.buffers import Buffers, Rows
+from bptcnn.inner.graph import IMAGES, Add, Conv, Dropout, GlobalMean, Layer, MaxPool, Norm, Relu, Subsample
+from bptcnn.inner.kernels import conv, norm, pointwise, pool, weights
+from bptcnn.inner.kernels.library import Library
+from bptcnn.inner.lower import Writer, flops, label
+from bptcnn.inner.program import Call, Program, ranges
+from bptcnn.inner.tasks import Kind
+
+WEIGHT_TASKS = 2
+"""Tasks for the gradient of one layer's weights, for each lane: so many that a slow lane can take fewer."""
+
+
+class Backward:
+    """Writes the backward pass.
+
+    Args:
+        layers: the network.
+        buffers: where numbers lie; gets room for gradients.
+        library: gets the kernels.
+        num_lanes: for how many lanes the work is divided.
+        gradient_of: where a parameter's gradient is written, contiguous.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        buffers: Buffers,
+        library: Library,
+        num_lanes: int,
+        gradient_of: Callable[[torch.Tensor], torch.Tensor],
+    ) -> None:
+        self._layers, self._buffers, self._use = layers, buffers, library.use
+        self._gradient_of = gradient_of
+        self._writer = Writer(buffers, library, num_lanes, Kind.BACKWARD_DATA)
+        self._producer = {layer.out: layer for layer in layers}
+        self._uses = {value: sum(layer.inputs.count(value) for layer in layers) for value in buffers.values}
+        self._left = dict(self._uses)
+        self._gradients: dict[int, Rows] = {layers[-1].out: buffers.scores_gradient}
+        self._weight_work: list[tuple[str, Conv, Rows]] = []
+        self._kept: list[Rows] = []
+
+    def write(self) -> Program:
+        """Write the program; it holds addresses in rows that this object keeps."""
+        for place, layer in reversed(list(enumerate(self._layers))):
+            self._writer.layer = label(place, layer)
+            gradient = self._gradients[layer.out]
+            if isinstance(layer, Conv):
+                self._weight_work.append((self._writer.layer, layer, gradient))
+                self._conv(layer, gradient)
+            elif isinstance(layer, Norm):
+                self._norm(layer, gradient)
+            elif isinstance(layer, Add | Relu):  # handed on as it is: ReLU's was cut off where it was summed up
+                for value in layer.inputs:
+                    self._give(value, gradient)
+            else:
+                self._simple(layer, gradient)
+        self._weights(self._writer.chains.close())
+        return self._writer.chains.program
+
+    def _conv(self, layer: Conv, gradient: Rows) -> None:
+        (value,) = layer.inputs
+        if value == IMAGES:
+            return
+        before, data, target = self._gradients.get(value), self._buffers.values[value], self._room(layer)
+        last = self._left[value] == 1
+        then = conv.Epilogue(add=before is not None, mask=last and self._rectified(value))
+        kernel, tiles = self._use(conv.backward_data, layer.window, layer.shape, layer.data, then)
+        weight = layer.module.weight.data_ptr()
+
+        def arguments(block: int) -> tuple[int, ...]:
+            added = 0 if before is None else before.row(block)
+            return gradient.row(block), weight, target.row(block), 0, added, data.row(block)
+
+        self._writer.divided(kernel, arguments, tiles, layer)
+        self._left[value] -= 1
+        self._gradients[value] = target
+
+    def _norm(self, layer: Norm, gradient: Rows) -> None:
+        writer, buffers, module, data = self._writer, self._buffers, layer.module, layer.data
+        source, rows, counts = buffers.values[layer.inputs[0]], buffers.norms[layer.out], buffers.counts[data.area]
+        table, coefficients = rows.table.address, rows.coefficients.address
+        kernel, _ = self._use(norm.backward_sums, data)
+        writer.each(kernel, lambda b: (gradient.row(b), source.row(b), table, rows.sums.row(b)), 2 * data.size)
+        kernel, _ = self._use(norm.backward_combine, data.channels)
+        results = (self._gradient_of(parameter).data_ptr() for parameter in (module.weight, module.bias))
+        blocks = buffers.blocks.ctypes.data
+        call = Call(kernel, (rows.sums.address, counts.address, table, *results, coefficients, blocks))
+        self._weights(writer.chains.barrier(writer.layer, call))
+        kernel, _ = self._use(norm.backward_data, data)
+        target = source if self._spent(layer.inputs[0]) else self._room(layer)
+        writer.each(
+            kernel,
+            lambda b: (gradient.row(b), source.row(b), coefficients, buffers.present.row(b), target.row(b)),
+            3 * data.size,
+        )
+        self._give(layer.inputs[0], target)
+        if len(layer.inputs) > 1:
+            self._give(layer.inputs[1], gradient)
+
+    def _simple(self, layer: Layer, gradient: Rows) -> None:
+        buffers, each, (value,), size = self._buffers, self._writer.each, layer.inputs, layer.data.size
+        data, mask = buffers.values[value], self._rectified(value) and self._uses[value] == 1
+        in_place = isinstance(layer, MaxPool) and self._spent(value)
+        target = data if in_place else self._room(layer)
+        if isinstance(layer, MaxPool):
+            mask = False
+            kernel, _ = self._use(pool.max_pool_backward, layer.data, layer.side, relu=layer.relu)
+            each(kernel, lambda b: (data.row(b), gradient.row(b), target.row(b)), 2 * size)
+        elif isinstance(layer, Subsample):
+            mask = False
+            kernel, _ = self._use(pointwise.subsample_backward, layer.data, layer.shape, layer.stride)
+            each(kernel, lambda b: (gradient.row(b), target.row(b)), size + layer.shape.size)
+        elif isinstance(layer, Dropout):
+            kernel, _ = self._use(pointwise.dropout, size, layer.p, mask=mask)
+            each(kernel, lambda b: (gradient.row(b), target.row(b), buffers.keys.row(b), data.row(b)), 3 * size)
+        else:
+            assert isinstance(layer, GlobalMean)
+            kernel, _ = self._use(pool.global_mean_backward, layer.data, mask=mask)
+            each(kernel, lambda b: (gradient.row(b), target.row(b), data.row(b)), 2 * size)
+        self._give(value, target, masked=mask)
+
+    def _give(self, value: int, part: Rows, *, masked: bool = False) -> None:
+        """Add one layer's part to the gradient of what it saw."""
+        if value == IMAGES:
+            return
+        producer, before, data = self._producer[value], self._gradients.get(value), self._buffers.values[value]
+        self._left[value] -= 1
+        mask = self._left[value] == 0 and self._rectified(value) and not masked
+        size, total = producer.shape.size, part
+        if before is not None:
+            total = self._keep(self._buffers.blocked(producer.shape))
+            kernel, _ = self._use(pointwise.add, size, relu=False, mask=mask)
+            self._writer.each(kernel, lambda b: (before.row(b), part.row(b), total.row(b), data.row(b)), 3 * size)
+        elif mask:
+            total = self._keep(self._buffers.blocked(producer.shape))
+            kernel, _ = self._use(pointwise.rectify, size)
+            self._writer.each(kernel, lambda b: (part.row(b), total.row(b), data.row(b)), 3 * size)
+        self._gradients[value] = total
+
+    def _spent(self, value: int) -> bool:
+        """Whether nothing else needs a value, not even as a mask: its gradient may lie where it lay."""
+        return self._uses[value] == 1 and not self._rectified(value)
+
+    def _rectified(self, value: int) -> bool:
+        """Whether a value's gradient is to be cut off where the value is not positive; pooling does so itself."""
+        producer = self._producer.get(value)
+        return producer is not None and producer.relu and not isinstance(producer, MaxPool)
+
+    def _room(self, layer: Layer) -> Rows:
+        """Room for the gradient of what a layer saw."""
+        return self._keep(self._buffers.blocked(layer.data))
+
+    def _keep(self, rows: Rows) -> Rows:
+        self._kept.append(rows)
+        return rows
+
+    def _weights(self, after: tuple[int, ...]) -> None:
+        """Tasks for the gradients of weights, whose outputs' gradient is complete after some tasks."""
+        buffers, writer = self._buffers, self._writer
+        for name, layer, gradient in self._weight_work:
+            module, data = layer.module, buffers.values[layer.inputs[0]]
+            kernel, tiles = self._use(
+                weights.backward_weight, layer.window, layer.data, layer.shape, bias=module.bias is not None
+            )
+            fixed = data.address, gradient.address, self._gradient_of(module.weight).data_ptr()
+            bias = 0 if module.bias is None else self._gradient_of(module.bias).data_ptr()
+            samples = buffers.num_blocks * buffers.width
+            for part, (first, last) in enumerate(ranges(tiles, WEIGHT_TASKS * writer.num_lanes)):
+                share = (last - first) / tiles
+                call = Call(kernel, (*fixed, first, last, buffers.blocks.ctypes.data, bias))
+                num_bytes = 4.0 * samples * (layer.data.size + share * layer.shape.size)
+                cost = share * flops(layer) * samples, num_bytes
+                writer.chains.task(Kind.BACKWARD_WEIGHT, name, part, after, [call], *cost)
+        self._weight_work = []

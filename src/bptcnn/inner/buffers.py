@@ -1,0 +1,125 @@
+"""Where a step's numbers lie: aligned arrays that are made once and used in every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from bptcnn.inner.graph import IMAGES, Layer, Norm
+from bptcnn.inner.kernels.norm import COEFFICIENTS, SUMS, TABLE
+from bptcnn.inner.kernels.shape import Plane
+
+Array = npt.NDArray[np.float32]
+
+ALIGNMENT = 64
+"""Bytes: a line of the cache, the widest vector."""
+
+
+def aligned(size: int) -> Array:
+    """Zeros whose memory is touched only when it is used.
+
+    Args:
+        size: how many, float32.
+
+    Returns:
+        float32 [size].
+
+    Example:
+        >>> aligned(100).ctypes.data % ALIGNMENT
+        0
+    """
+    raw = np.zeros(size * 4 + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size * 4].view(np.float32)
+
+
+class Rows:
+    """Numbers in equal rows, one for each block or for each of something else.
+
+    Args:
+        count: rows.
+        size: numbers of each, float32.
+
+    Attributes:
+        array: float32 [count, size].
+        address: of the first number.
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        self.array = aligned(count * size).reshape(count, size)
+        self.address = self.array.ctypes.data
+        self._stride = 4 * size
+
+    def row(self, index: int) -> int:
+        """The address of a row."""
+        return int(self.address + index * self._stride)
+
+
+class NormRows:
+    """What batch normalisation keeps from forward to backward.
+
+    Args:
+        num_blocks: blocks of samples.
+        channels: of the layer.
+    """
+
+    def __init__(self, num_blocks: int, channels: int) -> None:
+        self.sums = Rows(num_blocks, channels * SUMS)
+        self.table = Rows(channels, TABLE)
+        self.coefficients = Rows(channels, COEFFICIENTS)
+
+
+class Buffers:
+    """Everything that lies in memory between and during steps, but for the weights.
+
+    Args:
+        layers: the network.
+        images: shape of an image.
+        num_blocks: blocks of samples at most.
+        width: samples of a block.
+
+    Attributes:
+        num_blocks: blocks of samples at most.
+        width: samples of a block.
+        blocks: int64 [1], blocks of samples in this step.
+        images: a row for each block: [width, numbers of an image], where the caller's do not fill the blocks.
+        images_address: int64 [1], where the images are to be read.
+        values: of each value a row for each block, blocked; the gradient of some lies where they lay.
+        scores_gradient: a row for each block, blocked.
+        present: a row for each block: 1 for a sample, 0 for what only fills the block.
+        keys: a row for each block: dropout's key of each sample, int32 in float32's place.
+        counts: by area of the maps that are normalised: numbers of a channel in each block.
+        norms: by value.
+    """
+
+    def __init__(self, layers: Sequence[Layer], images: Plane, num_blocks: int, width: int) -> None:
+        self.num_blocks, self.width = num_blocks, width
+        self.blocks = np.full(1, num_blocks, np.int64)
+        self.images = Rows(num_blocks, width * images.size)
+        self.images_address = np.full(1, self.images.address, np.int64)
+        self.values = {layer.out: self.blocked(layer.shape) for layer in layers}
+        self.values[IMAGES] = self.blocked(images)
+        self.scores_gradient = self.blocked(layers[-1].shape)
+        self.present = Rows(num_blocks, width)
+        self.keys = Rows(num_blocks, width)
+        norms = [layer for layer in layers if isinstance(layer, Norm)]
+        self.counts = {area: Rows(num_blocks, 1) for area in {layer.data.area for layer in norms}}
+        self.norms = {layer.out: NormRows(num_blocks, layer.data.channels) for layer in norms}
+
+    def blocked(self, plane: Plane) -> Rows:
+        """Room for data of all blocks."""
+        return Rows(self.num_blocks, plane.size * self.width)
+
+    def announce(self, samples: int) -> None:
+        """Say how many samples the next step has.
+
+        Args:
+            samples: the first of ``images`` are these.
+        """
+        self.blocks[0] = -(-samples // self.width)
+        present = self.present.array.reshape(-1)
+        present[:samples], present[samples:] = 1, 0
+        for area, counts in self.counts.items():
+            counts.array[:, 0] = area * self.present.array.sum(axis=1)

@@ -1,0 +1,278 @@
+"""What this process may use of the machine: cores, vector registers, caches.
+
+What the kernel says is read below a root folder, so that a test can make a machine up. Whatever is missing or can't be
+understood counts as not said: asking about the hardware never fails.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from math import ceil
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from bptcnn import __version__
+
+_ROOT = Path("/")
+_CACHE_BYTES = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
+_UNIT_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_NAMED_BY = ("model name", "cpu family", "model", "CPU implementer", "CPU variant", "CPU part")
+
+
+# ------------------------------------------------------------------------------------------------ cores
+
+
+def num_cores(root: Path = _ROOT) -> int:
+    """Cores that this process may keep busy: a container granted 2 of 64 cores sees 2.
+
+    Ask before ``pin``: a pinned thread, and every thread that it starts, sees one core.
+
+    Args:
+        root: the file system in which the kernel's files are.
+
+    Returns:
+        The size of the affinity mask or the CPU quota rounded up to a whole core, whichever is less; at least 1.
+
+    Example:
+        >>> 1 <= num_cores() <= len(affinity())
+        True
+    """
+    cores = len(affinity())
+    quota = quota_cores(root)
+    return cores if quota is None else min(cores, max(1, ceil(quota)))
+
+
+def quota_cores(root: Path = _ROOT) -> float | None:
+    """The tightest CPU quota of this process's control groups, from its own up to where they are mounted.
+
+    Args:
+        root: the file system in which the kernel's files are.
+
+    Returns:
+        CPU seconds per second, above 0; None without a quota.
+
+    Source: Linux kernel documentation, ``admin-guide/cgroup-v2.rst`` (``cpu.max``) and ``scheduler/sched-bwc.rst``
+    (``cpu.cfs_quota_us``, ``cpu.cfs_period_us``); ``cgroups(7)``, ``proc_pid_mountinfo(5)``.
+    """
+    quotas = (_quota(folder) for folder in _groups(root))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def affinity() -> tuple[int, ...]:
+    """The cores on which the calling thread may run.
+
+    Returns:
+        Numbers of cores in rising order; where the platform has no affinity, all cores.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def pin(core: int) -> bool:
+    """Bind the calling thread to one core; threads that it starts later inherit this.
+
+    Of use only where there are as many lanes as cores in the mask: then no lane ever waits for another one's core or
+    loses its caches in a move. With fewer lanes, or on a machine shared with others, the scheduler does better.
+
+    Args:
+        core: number of the core, one of ``affinity()``.
+
+    Returns:
+        Whether it worked; False where the platform has no affinity or does not grant this core.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return False
+    try:
+        os.sched_setaffinity(0, {core})  # 0 is the calling thread, not the process
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True
+
+
+class _Mount(NamedTuple):
+    """A hierarchy of control groups: its kind, the group at its top and where that group is mounted."""
+
+    kind: str
+    top: PurePosixPath
+    point: str
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """Folders of this process's control groups and of all groups around them."""
+    mounts = list(_mounts(_text(root / "proc/self/mountinfo")))
+    for kind, group in _memberships(_text(root / "proc/self/cgroup")):
+        of_kind = [mount for mount in mounts if mount.kind == kind]
+        # Where none holds the group (a process that was moved into a container), what is mounted is the best guess.
+        for mount in [mount for mount in of_kind if group.is_relative_to(mount.top)] or of_kind:
+            below = group.relative_to(mount.top).parts if group.is_relative_to(mount.top) else ()
+            if ".." in below:  # outside of what this namespace shows
+                below = ()
+            top = root / mount.point.lstrip("/")
+            yield from (top.joinpath(*below[:depth]) for depth in range(len(below), -1, -1))
+
+
+def _memberships(text: str) -> Iterator[tuple[str, PurePosixPath]]:
+    """The groups that govern this process's CPU time: ``0::/path`` in version 2, ``4:cpu,cpuacct:/path`` in 1."""
+    for line in text.splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            yield "cgroup2", PurePosixPath(path)
+        elif "cpu" in controllers.split(","):
+            yield "cgroup", PurePosixPath(path)
+
+
+def _mounts(text: str) -> Iterator[_Mount]:
+    for line in text.splitlines():
+        place, _, what = line.partition(" - ")
+        places, whats = place.split(" "), what.split(" ")
+        if len(places) < 5 or len(whats) < 3:
+            continue
+        if whats[0] == "cgroup2" or (whats[0] == "cgroup" and "cpu" in whats[2].split(",")):
+            yield _Mount(whats[0], PurePosixPath(_unescaped(places[3])), _unescaped(places[4]))
+
+
+def _unescaped(field: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+
+
+def _quota(folder: Path) -> float | None:
+    """Cores granted by one group: version 2 says both numbers in one file, version 1 in two."""
+    fields = _text(folder / "cpu.max").split() or [
+        *_text(folder / "cpu.cfs_quota_us").split(),
+        *_text(folder / "cpu.cfs_period_us").split(),
+    ]
+    try:
+        quota_us, period_us = map(int, fields)  # "max" and -1 stand for no quota
+        return quota_us / period_us if quota_us > 0 and period_us > 0 else None
+    except (ValueError, OverflowError):
+        return None
+
+
+# ------------------------------------------------------------------------------------------------ vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Simd:
+    """Vector registers of a core.
+
+    Attributes:
+        width: float32 values per register.
+        registers: their number.
+        bf16: whether the core multiplies bfloat16 pairs into float32 (AVX512-BF16).
+    """
+
+    width: int
+    registers: int
+    bf16: bool
+
+
+def simd(flags: frozenset[str], machine: str) -> Simd:
+    """Say what vectors a core has.
+
+    Args:
+        flags: features that it has, in LLVM's or the kernel's spelling.
+        machine: its architecture, as ``platform.machine()`` says it.
+
+    Returns:
+        Its registers; those of SSE where nothing wider is known.
+
+    Example:
+        >>> simd(frozenset({"avx2", "fma"}), "x86_64")
+        Simd(width=8, registers=16, bf16=False)
+    """
+    if machine.lower() in {"aarch64", "arm64"}:
+        return Simd(width=4, registers=32, bf16=False)
+    if "avx512f" in flags:
+        return Simd(width=16, registers=32, bf16=not flags.isdisjoint({"avx512bf16", "avx512_bf16"}))
+    return Simd(width=8 if flags >= {"avx2", "fma"} else 4, registers=16, bf16=False)
+
+
+def host_simd() -> Simd:
+    """Say what vectors this machine's cores have, as the compiler of the kernels sees them.
+
+    Returns:
+        The registers of this machine.
+    """
+    llvm = import_module("llvmlite.binding")  # lazily: it loads a compiler
+    try:
+        features = llvm.get_host_cpu_features()
+    except RuntimeError:  # LLVM does not know this platform
+        features = {}
+    return simd(frozenset(name for name, there in features.items() if there), platform.machine())
+
+
+# ------------------------------------------------------------------------------------------------ caches
+
+
+def cache_bytes(level: int, root: Path = _ROOT) -> int:
+    """Size of the cache of a level that holds data.
+
+    Args:
+        level: 1, 2 or 3.
+        root: the file system in which the kernel's files are.
+
+    Returns:
+        Bytes; of a shared cache, all of it. Where unknown, 32 KiB, 512 KiB or 8 MiB.
+
+    Example:
+        >>> cache_bytes(2, Path("no/such/machine"))
+        524288
+    """
+    assert level in _CACHE_BYTES, f"a cache has level 1, 2 or 3, not {level}"
+    for entry in sorted((root / "sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        if _text(entry / "level").strip() == str(level) and _text(entry / "type").strip() in {"Data", "Unified"}:
+            match = re.fullmatch(r"([1-9][0-9]{0,9})([KMG]?)", _text(entry / "size").strip())
+            if match:
+                return int(match[1]) * _UNIT_BYTES[match[2]]
+    return _CACHE_BYTES[level]
+
+
+# ------------------------------------------------------------------------------------------------ identity
+
+
+def fingerprint(root: Path = _ROOT) -> str:
+    """Name what a measured plan depends on: processor, cores granted, vectors, and the versions that compute.
+
+    Args:
+        root: the file system in which the kernel's files are.
+
+    Returns:
+        One short line, the same in every process with the same rights on this machine.
+    """
+    import torch  # a second, which who only asks for cores need not wait
+
+    vectors = host_simd()
+    return "; ".join(
+        (
+            _processor(_text(root / "proc/cpuinfo")),
+            f"{num_cores(root)} cores",
+            f"simd {vectors.width}x{vectors.registers}{' bf16' if vectors.bf16 else ''}",
+            f"torch {torch.__version__}",
+            f"bptcnn {__version__}",
+        )
+    )
+
+
+def _processor(cpuinfo: str) -> str:
+    """Name the first processor; its numbers too, as a virtual machine's name may stand for several generations."""
+    fields: dict[str, str] = {}
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    name = " ".join(fields[key] for key in _NAMED_BY if fields.get(key))
+    return name or platform.processor() or platform.machine()
+
+
+def _text(path: Path) -> str:
+    """Content of a file of the kernel; empty where there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except (OSError, ValueError):  # a path made of garbage is a ValueError
+        return ""

@@ -1,0 +1,279 @@
+"""Convolution and its gradient with regard to the data: areas of outputs held in registers while channels pass by.
+
+A tile of outputs, some channels by some columns, stays in registers; each input vector is used for all channels of the
+tile and each weight for all columns. Weights are read where PyTorch keeps them. Padding costs nothing: what a filter
+would see of it is left out, at the borders of a map by code of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from llvmlite import ir
+
+from bptcnn.inner.hardware import Simd
+from bptcnn.inner.kernels.emit import I64, Kernel, Value, Variable, tiles
+from bptcnn.inner.kernels.shape import Plane, Taps, Window, backward_taps, forward_taps
+
+LATENCY = 8
+"""Independent multiply-adds that keep the units of a core busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    """What happens to a sum before it is stored, in this order.
+
+    Attributes:
+        add: a number is added to each; not from where the result goes, for some outputs may be made twice.
+        relu: negative sums become zero.
+        mask: the sum becomes zero where a number is not positive.
+    """
+
+    add: bool = False
+    relu: bool = False
+    mask: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    """``out[o] = sum over i and taps of weights[o out_span + i in_span + place] data[i]``."""
+
+    data: Plane
+    out: Plane
+    out_span: int
+    in_span: int
+    filter_columns: int
+    down: tuple[Taps, ...]
+    across: tuple[Taps, ...]
+    bias: bool
+    then: Epilogue
+
+
+def forward(
+    module: ir.Module, name: str, simd: Simd, window: Window, data: Plane, out: Plane, *, bias: bool, then: Epilogue
+) -> int:
+    """Emit a convolution of one block.
+
+    Arguments of the kernel: data, weights [out, in, rows, columns], out, bias, what is added, what masks, first tile
+    of channels, one past the last. What is not used may be null; all but weights and bias is blocked.
+
+    Args:
+        module: gets the kernel.
+        name: of the kernel.
+        simd: the machine's vectors.
+        window: of the convolution.
+        data: what it sees.
+        out: what it makes.
+        bias: whether there is one.
+        then: the epilogue.
+
+    Returns:
+        Tiles of channels: what the work can be divided by.
+    """
+    size = window.rows * window.columns
+    down = forward_taps(window.rows, window.stride, window.padding)
+    across = forward_taps(window.columns, window.stride, window.padding)
+    spec = _Sum(data, out, data.channels * size, size, window.columns, down, across, bias, then)
+    return _emit(Kernel(module, name, simd.width), spec, simd)
+
+
+def backward_data(
+    module: ir.Module, name: str, simd: Simd, window: Window, gradient: Plane, out: Plane, then: Epilogue
+) -> int:
+    """Emit the gradient with regard to the data of one block; the kernel's arguments are those of :func:`forward`.
+
+    Args:
+        module: gets the kernel.
+        name: of the kernel.
+        simd: the machine's vectors.
+        window: of the convolution.
+        gradient: of the convolution's outputs.
+        out: gradient of the convolution's data.
+        then: the epilogue.
+
+    Returns:
+        Tiles of channels.
+    """
+    size = window.rows * window.columns
+    down = backward_taps(window.rows, window.stride, window.padding)
+    across = backward_taps(window.columns, window.stride, window.padding)
+    spec = _Sum(gradient, out, size, out.channels * size, window.columns, down, across, False, then)
+    return _emit(Kernel(module, name, simd.width), spec, simd)
+
+
+def output_tile(across: tuple[Taps, ...], out: Plane, simd: Simd) -> tuple[int, int]:
+    """The tile of channels and columns that costs least: few are done twice, and registers are used well.
+
+    Cost of a tile: its multiply-adds; at least its loads; at least what hides their latency. Its sums, the inputs that
+    one row of the filter sees, and a weight fit into the registers.
+
+    Args:
+        across: the filter's columns.
+        out: the outputs.
+        simd: the machine's vectors.
+
+    Example:
+        >>> output_tile(forward_taps(5, 1, 0), Plane(128, 10, 10), Simd(width=16, registers=32, bf16=False))
+        (4, 5)
+    """
+    count = max(taps.count(out.columns) for taps in across)
+
+    def cost(tile: tuple[int, int]) -> float:
+        c, x = tile
+        # A quarter of the loads is not hidden behind the multiply-adds.
+        return tiles(out.channels, c) * tiles(count, x) * (max(c * x, c + x, LATENCY) + (c + x) / 4)
+
+    def registers(tile: tuple[int, int]) -> int:
+        c, x = tile
+        seen = max(len({taps.step * i + offset for i in range(x) for offset in taps.offsets}) for taps in across)
+        return c * x + seen + 1
+
+    every = product(range(1, min(out.channels, 16) + 1), range(1, min(count, 16) + 1))
+    return min((tile for tile in every if registers(tile) <= simd.registers or tile == (1, 1)), key=cost)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """Outputs of one phase: channels from ``channel`` on, columns from ``column`` on, in one row."""
+
+    down: Taps
+    across: Taps
+    channel: Value
+    row: Value
+    column: Value
+    channels: int
+    seen: tuple[tuple[int, ...], ...]  # the taps that each column sees
+
+
+def _emit(kernel: Kernel, spec: _Sum, simd: Simd) -> int:
+    channels, columns = output_tile(spec.across, spec.out, simd)
+    pointers = _Pointers(*(kernel.argument(place) for place in range(6)))
+    first, last = kernel.number(6), kernel.number(7)
+    for down, across in product(spec.down, spec.across):
+        num_rows, num_columns = down.count(spec.out.rows), across.count(spec.out.columns)
+        if not num_rows or not num_columns:
+            continue
+        with kernel.loop(num_rows) as row, kernel.loop(last, first) as index:
+            channel = kernel.tile(index, channels, spec.out.channels)
+            for start, step, repeats, seen in alike(across, num_columns, spec.data.columns, columns):
+                with kernel.loop(repeats) as repeat:
+                    column = kernel.builder.add(I64(start), kernel.builder.mul(repeat, I64(step)))
+                    _tile(kernel, spec, pointers, _Tile(down, across, channel, row, column, channels, seen))
+    kernel.finish()
+    return tiles(spec.out.channels, channels)
+
+
+def alike(
+    across: Taps, count: int, inputs: int, size: int
+) -> Iterator[tuple[int, int, int, tuple[tuple[int, ...], ...]]]:
+    """Tiles of columns; those in a row whose columns see the same taps as one.
+
+    Args:
+        across: the filter's columns.
+        count: columns of the outputs.
+        inputs: columns of the data.
+        size: of a tile.
+
+    Yields:
+        First column, columns to the next tile, how many tiles, and the taps that each of a tile's columns sees.
+    """
+    size = min(size, count)
+    starts = [min(tile * size, count - size) for tile in range(tiles(count, size))]
+    seen = [tuple(across.seen(start + x, inputs) for x in range(size)) for start in starts]
+    begin = 0
+    for end in range(1, len(starts) + 1):
+        if end == len(starts) or seen[end] != seen[begin] or starts[end] != starts[begin] + (end - begin) * size:
+            yield starts[begin], size, end - begin, seen[begin]
+            begin = end
+
+
+@dataclass(frozen=True, slots=True)
+class _Pointers:
+    data: Value
+    weights: Value
+    out: Value
+    bias: Value
+    add: Value
+    mask: Value
+
+
+def _tile(kernel: Kernel, spec: _Sum, pointers: _Pointers, tile: _Tile) -> None:
+    width, data, down, across = kernel.width, spec.data, tile.down, tile.across
+    sums = [[kernel.variable(_first(kernel, spec, pointers, tile, c)) for _ in tile.seen] for c in range(tile.channels)]
+    if down.places and any(tile.seen):
+        corner = kernel.at(pointers.data, (tile.column, across.step * width))
+        filters = kernel.at(pointers.weights, (tile.channel, spec.out_span))
+        # The filter's rows in a loop, its columns one after the other: short code, and inputs are loaded once a row.
+        direction = down.offsets[1] - down.offsets[0] if len(down.offsets) > 1 else 1
+        apart = down.places[1] - down.places[0] if len(down.places) > 1 else 1
+        row = kernel.builder.mul(tile.row, I64(down.step))
+        begin, end = _rows_seen(kernel, down, direction, row, data.rows)
+        with kernel.loop(data.channels) as i, kernel.loop_if_any(end, begin) as tap:
+            place = kernel.builder.add(I64(down.places[0]), kernel.builder.mul(tap, I64(apart)))
+            offset = kernel.builder.add(I64(down.offsets[0]), kernel.builder.mul(tap, I64(direction)))
+            seen_row = kernel.builder.add(row, offset)
+            inputs = kernel.at(corner, (i, data.area * width), (seen_row, data.columns * width))
+            weights = kernel.at(filters, (i, spec.in_span), (place, spec.filter_columns))
+            _row(kernel, spec, tile, inputs, weights, sums)
+    _finish(kernel, spec, pointers, tile, sums)
+
+
+def _rows_seen(kernel: Kernel, down: Taps, direction: int, row: Value, rows: int) -> tuple[Value, Value]:
+    """The taps that meet rows of the data: first, and one past the last."""
+    from_top = kernel.builder.add(row, I64(down.offsets[0]))
+    count = len(down.places)
+    if direction > 0:  # row + offset + t in [0, rows)
+        begin = kernel.builder.sub(I64(0), from_top)
+        end = kernel.builder.sub(I64(rows), from_top)
+    else:  # row + offset - t in [0, rows)
+        begin = kernel.builder.sub(from_top, I64(rows - 1))
+        end = kernel.builder.add(from_top, I64(1))
+    return kernel.clamp(begin, 0, count), kernel.clamp(end, 0, count)
+
+
+def _row(kernel: Kernel, spec: _Sum, tile: _Tile, inputs: Value, weights: Value, sums: list[list[Variable]]) -> None:
+    """Multiply-adds of one row of the filter and one input channel."""
+    across = tile.across
+    for t, (place, offset) in enumerate(zip(across.places, across.offsets, strict=True)):
+        meeting = [x for x, seen in enumerate(tile.seen) if t in seen]
+        vectors = {x: kernel.load(kernel.at(inputs, (offset + x * across.step) * kernel.width)) for x in meeting}
+        for c, of_channel in enumerate(sums if meeting else ()):
+            weight = kernel.spread(kernel.scalar(kernel.at(weights, c * spec.out_span + place)))
+            for x, vector in vectors.items():
+                of_channel[x].set(kernel.fma(weight, vector, of_channel[x].get()))
+
+
+def _first(kernel: Kernel, spec: _Sum, pointers: _Pointers, tile: _Tile, c: int) -> Value:
+    if not spec.bias:
+        return kernel.constant(0.0)
+    return kernel.spread(kernel.scalar(kernel.at(pointers.bias, (tile.channel, 1), c)))
+
+
+def _finish(kernel: Kernel, spec: _Sum, pointers: _Pointers, tile: _Tile, sums: list[list[Variable]]) -> None:
+    """Apply the epilogue and store."""
+    width, out, down, across, builder = kernel.width, spec.out, tile.down, tile.across, kernel.builder
+
+    def corner(pointer: Value) -> Value:
+        return kernel.at(
+            pointer,
+            (down.phase * out.columns + across.phase) * width,
+            (tile.channel, out.area * width),
+            (tile.row, down.every * out.columns * width),
+            (tile.column, across.every * width),
+        )
+
+    target, add, mask = corner(pointers.out), corner(pointers.add), corner(pointers.mask)
+    zero = kernel.constant(0.0)
+    for c, of_channel in enumerate(sums):
+        for x, total in enumerate(of_channel):
+            near, value = (c * out.area + x * across.every) * width, total.get()
+            if spec.then.add:
+                value = builder.fadd(value, kernel.load(kernel.at(add, near)))
+            if spec.then.relu:
+                value = kernel.rectified(value)
+            if spec.then.mask:
+                positive = builder.fcmp_ordered(">", kernel.load(kernel.at(mask, near)), zero)
+                value = builder.select(positive, value, zero)
+            kernel.store(value, kernel.at(target, near))

@@ -1,0 +1,275 @@
+"""Writing machine code: vectors, loops and addresses over LLVM's instruction builder.
+
+A kernel is a function ``void name(ptr arguments)``. Its data is *blocked*: float32 [channels, rows, columns, width]
+with the samples of a block innermost, one for each lane of a vector register. So whatever the shape of a layer, each
+instruction works on ``width`` samples at once and no lane is ever idle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from llvmlite import ir
+
+F32 = ir.FloatType()
+F64 = ir.DoubleType()
+I32 = ir.IntType(32)
+I64 = ir.IntType(64)
+PTR = ir.PointerType()
+
+Value = Any
+"""An LLVM value; llvmlite has no types."""
+
+Term = tuple[Value, int]
+"""A loop's index and how many numbers one of its steps spans."""
+
+
+class Variable:
+    """A value that loops change; the optimizer keeps it in a register."""
+
+    def __init__(self, kernel: Kernel, value: Value) -> None:
+        self._kernel = kernel
+        with kernel.builder.goto_block(kernel.entry):
+            self._slot = kernel.builder.alloca(value.type)
+        self.set(value)
+
+    def get(self) -> Value:
+        """Its present value."""
+        return self._kernel.builder.load(self._slot, typ=self._slot.allocated_type)
+
+    def set(self, value: Value) -> None:
+        """Change it."""
+        self._kernel.builder.store(value, self._slot)
+
+
+class Kernel:
+    """One function in the making.
+
+    Args:
+        module: where it belongs.
+        name: of the function.
+        width: lanes of a vector, the samples of a block.
+
+    Attributes:
+        builder: for what has no method here.
+    """
+
+    def __init__(self, module: ir.Module, name: str, width: int) -> None:
+        self.width = width
+        self.vector = ir.VectorType(F32, width)
+        self._module = module
+        self._function = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR]), name)
+        # Variables live in a block of their own, in front of all that is computed.
+        self.entry = self._function.append_basic_block("entry")
+        self._body = self._function.append_basic_block("body")
+        self.builder = ir.IRBuilder(self._body)
+
+    def argument(self, place: int) -> Value:
+        """The pointer that the caller put at a place."""
+        slot = self.builder.gep(self._function.args[0], [I64(place)], source_etype=PTR)
+        return self.builder.load(slot, typ=PTR)
+
+    def number(self, place: int) -> Value:
+        """The int64 that the caller put at a place."""
+        slot = self.builder.gep(self._function.args[0], [I64(place)], source_etype=I64)
+        return self.builder.load(slot, typ=I64)
+
+    def finish(self) -> None:
+        """End the function."""
+        self.builder.ret_void()
+        with self.builder.goto_block(self.entry):
+            self.builder.branch(self._body)
+
+    @contextmanager
+    def loop(self, count: int | Value, start: Value = 0, step: int = 1) -> Iterator[Value]:
+        """Repeat what is emitted inside; at least once.
+
+        Args:
+            count: first index that is not reached.
+            start: first index.
+            step: between indices.
+
+        Yields:
+            The index, int64.
+        """
+        builder = self.builder
+        before, body, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+        builder.branch(body)
+        builder.position_at_end(body)
+        index = builder.phi(I64)
+        index.add_incoming(integer(start), before)
+        yield index
+        following = builder.add(index, I64(step))
+        index.add_incoming(following, builder.block)
+        builder.cbranch(builder.icmp_signed("<", following, integer(count)), body, after)
+        builder.position_at_end(after)
+
+    @contextmanager
+    def loop_if_any(self, count: Value, start: Value) -> Iterator[Value]:
+        """As :meth:`loop`, but nothing happens where ``start`` is not below ``count``.
+
+        Args:
+            count: first index that is not reached.
+            start: first index.
+
+        Yields:
+            The index, int64.
+        """
+        with self.builder.if_then(self.builder.icmp_signed("<", start, count)), self.loop(count, start) as index:
+            yield index
+
+    def clamp(self, value: Value, low: int, high: int) -> Value:
+        """An int64 brought between two numbers.
+
+        Args:
+            value: the number.
+            low: what it is at least.
+            high: what it is at most.
+        """
+        builder = self.builder
+        value = builder.select(builder.icmp_signed("<", value, I64(low)), I64(low), value)
+        return builder.select(builder.icmp_signed(">", value, I64(high)), I64(high), value)
+
+    def tile(self, index: Value, size: int, total: int) -> Value:
+        """Where a tile starts: the last one is moved back to end with the whole, and does some work again.
+
+        Args:
+            index: of the tile.
+            size: of a tile.
+            total: what the tiles cover, at least one of them.
+        """
+        start = self.builder.mul(index, I64(size))
+        if total % size == 0:
+            return start
+        last = I64(total - size)
+        return self.builder.select(self.builder.icmp_signed("<", start, last), start, last)
+
+    def variable(self, value: Value) -> Variable:
+        """A value that loops change."""
+        return Variable(self, value)
+
+    def at(self, pointer: Value, *terms: Term | int, kind: Value = F32) -> Value:
+        """The address of a number.
+
+        Args:
+            pointer: of the first.
+            terms: (index, numbers that one step of it spans), or numbers.
+            kind: type of the numbers.
+        """
+        builder = self.builder
+        for term in terms:
+            if isinstance(term, int):
+                offset = I64(term)
+            else:
+                index, span = term
+                offset = builder.mul(index, I64(span)) if span != 1 else index
+            pointer = builder.gep(pointer, [offset], source_etype=kind)
+        return pointer
+
+    def load(self, pointer: Value) -> Value:
+        """A vector."""
+        return self.builder.load(pointer, typ=self.vector, align=self.width * 4)
+
+    def store(self, value: Value, pointer: Value) -> None:
+        """Write a vector.
+
+        Args:
+            value: the vector.
+            pointer: where to, aligned.
+        """
+        self.builder.store(value, pointer, align=self.width * 4)
+
+    def scalar(self, pointer: Value, kind: Value = F32) -> Value:
+        """One number.
+
+        Args:
+            pointer: where it is.
+            kind: its type.
+        """
+        return self.builder.load(pointer, typ=kind)
+
+    def constant(self, number: float) -> Value:
+        """A vector of equal numbers."""
+        return ir.Constant(self.vector, [ir.Constant(F32, number)] * self.width)
+
+    def spread(self, number: Value) -> Value:
+        """A vector whose lanes all hold one number."""
+        undefined = ir.Constant(ir.VectorType(number.type, self.width), ir.Undefined)
+        first = self.builder.insert_element(undefined, number, I32(0))
+        zeros = ir.Constant(ir.VectorType(I32, self.width), [0] * self.width)
+        return self.builder.shuffle_vector(first, undefined, zeros)
+
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        """``a b + c``, rounded once.
+
+        Args:
+            a: a factor.
+            b: the other.
+            c: what is added.
+        """
+        return self.intrinsic("llvm.fma", a, b, c)
+
+    def maximum(self, a: Value, b: Value) -> Value:
+        """The larger in each lane.
+
+        Args:
+            a: a vector.
+            b: another; taken where they are equal or no numbers.
+        """
+        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
+
+    def rectified(self, value: Value) -> Value:
+        """ReLU; what is no number stays so, for it must not be hidden from the loss."""
+        zero = self.constant(0.0)
+        return self.builder.select(self.builder.fcmp_ordered(">", zero, value), zero, value)
+
+    def total(self, vector: Value) -> Value:
+        """The sum over the lanes, always in the same order."""
+        builder, width = self.builder, self.width
+        while width > 1:
+            width //= 2
+            undefined = ir.Constant(vector.type, ir.Undefined)
+            halves = [
+                builder.shuffle_vector(
+                    vector, undefined, ir.Constant(ir.VectorType(I32, width), list(range(start, start + width)))
+                )
+                for start in (0, width)
+            ]
+            vector = builder.fadd(*halves)
+        return builder.extract_element(vector, I32(0))
+
+    def intrinsic(self, name: str, *operands: Value) -> Value:
+        """Call what LLVM knows.
+
+        Args:
+            name: such as ``llvm.fma``, without the type.
+            operands: all of the first one's type.
+        """
+        kind = operands[0].type
+        suffix = f"v{kind.count}f32" if isinstance(kind, ir.VectorType) else {F32: "f32", F64: "f64"}[kind]
+        full = f"{name}.{suffix}"
+        function = self._module.globals.get(full)
+        if function is None:
+            function = ir.Function(self._module, ir.FunctionType(kind, [kind] * len(operands)), full)
+        return self.builder.call(function, operands)
+
+
+def integer(value: int | Value) -> Value:
+    """A number as int64, unless it is one already."""
+    return I64(value) if isinstance(value, int) else value
+
+
+def tiles(total: int, size: int) -> int:
+    """How many tiles cover a whole.
+
+    Args:
+        total: what is covered.
+        size: of a tile.
+
+    Example:
+        >>> tiles(10, 4)
+        3
+    """
+    return -(-total // size)

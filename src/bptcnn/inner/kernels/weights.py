@@ -1,0 +1,198 @@
+"""The gradient of a convolution with regard to its weights and bias: sums over areas and samples held in registers.
+
+A task makes the gradient of some output channels over *all* blocks of samples. So nothing is left to be reduced between
+tasks, and the order of every sum is fixed whichever lane works on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+from llvmlite import ir
+
+from bptcnn.inner.hardware import Simd
+from bptcnn.inner.kernels.conv import LATENCY, alike
+from bptcnn.inner.kernels.emit import F32, I64, Kernel, Value, tiles
+from bptcnn.inner.kernels.shape import Plane, Window, forward_taps
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """Gradient [out, in, rows, columns] of a window from data and the outputs' gradient."""
+
+    window: Window
+    data: Plane
+    gradient: Plane
+    group: Value  # blocks whose sums stay in registers together
+    split: bool  # whether there are several groups
+
+    def place(self, out: int, into: int, column: int) -> int:
+        """Where the gradient of one weight of the filter's first row lies."""
+        size = self.window.rows * self.window.columns
+        return out * self.data.channels * size + into * size + column
+
+
+def backward_weight(
+    module: ir.Module,
+    name: str,
+    simd: Simd,
+    window: Window,
+    data: Plane,
+    gradient: Plane,
+    *,
+    bias: bool,
+) -> int:
+    """Emit the gradient of a convolution's weights: ``dW[o,i,r,c] = sum gradient[o,y,x] data[i, s y + r, s x + c]``.
+
+    Arguments of the kernel: data of all blocks, the outputs' gradient of all blocks, the weights' gradient
+    [out, in, rows, columns], first tile of output channels, one past the last, number of blocks int64 [1], the
+    bias's gradient or null.
+
+    Args:
+        module: gets the kernel.
+        name: of the kernel.
+        simd: the machine's vectors.
+        window: of the convolution.
+        data: what the convolution saw.
+        gradient: of what it made.
+        bias: whether there is one; its gradient is the sum of the outputs'.
+
+    Returns:
+        Tiles of output channels: what the work can be divided by.
+    """
+    kernel = Kernel(module, name, simd.width)
+    outs, ins = weight_tile(window, data, gradient, simd)
+    # Sums over few areas go on over all blocks, for the final sum over a vector's lanes costs as much as some areas do;
+    # over many areas they end with a block, whose data then stays in the cache for all channels.
+    blocks, split = kernel.scalar(kernel.argument(5), I64), gradient.area >= MANY_AREAS
+    problem = _Problem(window, data, gradient, I64(1) if split else blocks, split)
+    data_pointer, gradient_pointer, result = (kernel.argument(place) for place in range(3))
+    full = data.channels // ins
+    with (
+        kernel.loop(blocks if split else 1) as group_index,
+        kernel.loop(kernel.number(4), kernel.number(3)) as tile,
+    ):
+        out = kernel.builder.mul(tile, I64(outs))
+        with kernel.loop(full) as input_tile, kernel.loop(window.rows) as row:
+            into = kernel.builder.mul(input_tile, I64(ins))
+            _tile(kernel, problem, (data_pointer, gradient_pointer, result), (group_index, out, into, row), (outs, ins))
+        if data.channels % ins:
+            with kernel.loop(window.rows) as row:
+                rest = (outs, data.channels % ins)
+                place = (group_index, out, I64(full * ins), row)
+                _tile(kernel, problem, (data_pointer, gradient_pointer, result), place, rest)
+        if bias:
+            _bias(kernel, problem, gradient_pointer, kernel.argument(6), (group_index, out), outs)
+    kernel.finish()
+    return gradient.channels // outs
+
+
+MANY_AREAS = 128
+"""Areas of a map from which on each block's sums are added to the gradient on their own."""
+
+
+def weight_tile(window: Window, data: Plane, gradient: Plane, simd: Simd) -> tuple[int, int]:
+    """Output and input channels of a tile; the first divides its whole, so that no two tasks write the same weight.
+
+    Args:
+        window: of the convolution.
+        data: what it saw.
+        gradient: of what it made.
+        simd: the machine's vectors.
+
+    Example:
+        >>> weight_tile(Window(5, 5), Plane(3, 32, 32), Plane(64, 28, 28), Simd(width=16, registers=32, bf16=False))
+        (4, 1)
+    """
+
+    def registers(tile: tuple[int, int]) -> int:
+        outs, ins = tile
+        return outs * ins * window.columns + ins * window.columns + 1
+
+    def cost(tile: tuple[int, int]) -> float:
+        outs, ins = tile
+        one = max(outs * ins * window.columns, outs + ins * window.columns, LATENCY) + 2
+        return gradient.channels // outs * tiles(data.channels, ins) * one
+
+    candidates = [
+        (outs, ins)
+        for outs, ins in product(range(1, 13), range(1, min(data.channels, 12) + 1))
+        if gradient.channels % outs == 0 and (registers((outs, ins)) <= simd.registers or (outs, ins) == (1, 1))
+    ]
+    return min(candidates, key=cost)
+
+
+def _tile(
+    kernel: Kernel,
+    problem: _Problem,
+    pointers: tuple[Value, Value, Value],
+    place: tuple[Value, Value, Value, Value],
+    size: tuple[int, int],
+) -> None:
+    """Some output by some input channels, one row of the filter."""
+    builder, width, window, data = kernel.builder, kernel.width, problem.window, problem.data
+    (data_pointer, gradient_pointer, result), (group_index, out, into, row) = pointers, place
+    gradient, (outs, ins) = problem.gradient, size
+    sums = {
+        key: kernel.variable(kernel.constant(0.0)) for key in product(range(outs), range(ins), range(window.columns))
+    }
+    data_start = kernel.at(data_pointer, (group_index, data.size * width), (into, data.area * width))
+    gradient_start = kernel.at(gradient_pointer, (group_index, gradient.size * width), (out, gradient.area * width))
+    # The filter's row meets the padding, not the data, outside these outputs.
+    offset = builder.sub(row, I64(window.padding))
+    begin = _rounded_up(kernel, builder.sub(I64(0), offset), window.stride, gradient.rows)
+    end = _rounded_up(kernel, builder.sub(I64(data.rows), offset), window.stride, gradient.rows)
+    (across,) = forward_taps(window.columns, window.stride, window.padding)
+    with kernel.loop(problem.group) as block, kernel.loop_if_any(end, begin) as y:
+        seen_row = builder.add(builder.mul(y, I64(window.stride)), offset)
+        inputs = kernel.at(data_start, (block, data.size * width), (seen_row, data.columns * width))
+        outputs = kernel.at(gradient_start, (block, gradient.size * width), (y, gradient.columns * width))
+        for first, step, repeats, (taps,) in alike(across, gradient.columns, data.columns, 1):
+            with kernel.loop(repeats) as repeat:
+                x = builder.add(I64(first), builder.mul(repeat, I64(step)))
+                at_inputs = kernel.at(inputs, (x, window.stride * width))
+                at_outputs = kernel.at(outputs, (x, width))
+                seen = {
+                    (i, c): kernel.load(kernel.at(at_inputs, (i * data.area + across.offsets[c]) * width))
+                    for i, c in product(range(ins), taps)
+                }
+                for o in range(outs):
+                    error = kernel.load(kernel.at(at_outputs, o * gradient.area * width))
+                    for (i, c), vector in seen.items():
+                        sums[o, i, c].set(kernel.fma(error, vector, sums[o, i, c].get()))
+    size_of_filter = window.rows * window.columns
+    corner = kernel.at(result, (out, data.channels * size_of_filter), (into, size_of_filter), (row, window.columns))
+    for (o, i, c), total in sums.items():
+        _add(kernel, kernel.at(corner, problem.place(o, i, c)), kernel.total(total.get()), problem, group_index)
+
+
+def _rounded_up(kernel: Kernel, value: Value, divisor: int, high: int) -> Value:
+    """``value / divisor``, rounded up, between 0 and ``high``."""
+    value = kernel.clamp(value, 0, high * divisor)
+    return kernel.builder.udiv(kernel.builder.add(value, I64(divisor - 1)), I64(divisor))
+
+
+def _add(kernel: Kernel, slot: Value, value: Value, problem: _Problem, group_index: Value) -> None:
+    """Write the first group's part, add the others'."""
+    if problem.split:
+        is_first = kernel.builder.icmp_signed("==", group_index, I64(0))
+        before = kernel.builder.select(is_first, F32(0.0), kernel.scalar(slot))
+        value = kernel.builder.fadd(before, value)
+    kernel.builder.store(value, slot)
+
+
+def _bias(
+    kernel: Kernel, problem: _Problem, source: Value, result: Value, where: tuple[Value, Value], channels: int
+) -> None:
+    """Sum a tile's gradient right after its weights', while it is in the cache."""
+    gradient, width, (group_index, out) = problem.gradient, kernel.width, where
+    start = kernel.at(source, (group_index, gradient.size * width))
+    with kernel.loop(channels) as o:
+        channel = kernel.builder.add(out, o)
+        total = kernel.variable(kernel.constant(0.0))
+        corner = kernel.at(start, (channel, gradient.area * width))
+        with kernel.loop(problem.group) as block, kernel.loop(gradient.area) as place:
+            near = kernel.at(corner, (block, gradient.size * width), (place, width))
+            total.set(kernel.builder.fadd(total.get(), kernel.load(near)))
+        _add(kernel, kernel.at(result, (channel, 1)), kernel.total(total.get()), problem, group_index)

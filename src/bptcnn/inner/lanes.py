@@ -1,0 +1,174 @@
+"""Lanes: threads that work a program's tasks off together."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+
+from bptcnn.inner.kernels import runner
+from bptcnn.inner.kernels.jit import Code
+from bptcnn.inner.program import Program
+from bptcnn.inner.schedule import priorities
+from bptcnn.inner.tasks import followers
+
+Numbers = npt.NDArray[np.int64]
+
+
+class Table:
+    """A program in the form that lanes work off, its tasks in order of priority.
+
+    Args:
+        program: tasks and their calls.
+        kernels: where the code of each begins.
+        seconds: expected of each task; decides which come first.
+        blocks: int64 [1], blocks of samples in a step.
+        num_lanes: who works it off.
+
+    Attributes:
+        order: the tasks' numbers, best first.
+        calls: what each lane's loop is called with.
+    """
+
+    def __init__(
+        self, program: Program, kernels: Mapping[str, int], seconds: Sequence[float], blocks: Numbers, num_lanes: int
+    ) -> None:
+        tasks, count = program.tasks, len(program.tasks)
+        self.order = [key[-1] for key in sorted(priorities(tasks, seconds))]
+        place, after = {task: index for index, task in enumerate(self.order)}, followers(tasks)
+        following = [[place[follower] for follower in after[task]] for task in self.order]
+        groups = [program.calls[task] for task in self.order]
+        calls = [call for group in groups for call in group]
+        arguments = [np.array(call.arguments, np.int64) for call in calls]
+        self._lane, self._times = np.zeros(count, np.int32), np.zeros((count, 4), np.int64)
+        self._left, self._inside = np.zeros(1, np.int32), np.zeros(1, np.int32)
+        self._waiting_at_first = np.array([len(tasks[task].after) for task in self.order], np.int32)
+        self._waiting = self._waiting_at_first.copy()
+        tables = (
+            self._left,
+            self._waiting,
+            _starts(groups),
+            np.array([kernels[call.kernel] for call in calls], np.int64),
+            np.array([argument.ctypes.data for argument in arguments], np.int64),
+            _starts(following),
+            np.array([task for group in following for task in group] or [0], np.int64),
+        )
+        of_block = np.array([program.blocks[task] for task in self.order], np.int64)
+        self._kept = tables, arguments, of_block, blocks
+        addresses = [table.ctypes.data for table in tables]
+        clock = _address("clock_gettime"), time.CLOCK_MONOTONIC
+        for_all = (of_block.ctypes.data, blocks.ctypes.data)
+        times, inside = (self._times.ctypes.data, self._lane.ctypes.data), self._inside.ctypes.data
+        self.calls = [
+            _array([*addresses, count, *times, lane, inside, _address("sched_yield"), *for_all, *clock])
+            for lane in range(num_lanes)
+        ]
+
+    def record(self) -> tuple[list[int], list[int], list[int]]:
+        """Of each task, in the order of their numbers: who ran it last, and its start and finish in nanoseconds."""
+        place = np.argsort(self.order)
+        start, finish = (self._times[place] @ [[10**9, 0], [1, 0], [0, 10**9], [0, 1]]).T.tolist()
+        return self._lane[place].tolist(), start, finish
+
+    def arm(self) -> None:
+        """Make it ready for a run, once every lane has left the last one."""
+        while self._inside[0]:  # a lane that the system held up is still on its way out
+            os.sched_yield()
+        np.copyto(self._waiting, self._waiting_at_first)
+        self._left[0] = len(self._waiting)
+
+
+class Lanes:
+    """The calling thread and as many others as make ``num_lanes``; they sleep between runs.
+
+    Args:
+        num_lanes: threads that work.
+
+    Attributes:
+        num_lanes: threads that work.
+        close: ends the others; called at the latest when this object is no longer used.
+
+    Example:
+        >>> two = Lanes(2)
+        >>> _ = two.close()
+    """
+
+    def __init__(self, num_lanes: int) -> None:
+        self.num_lanes = num_lanes
+        self._loop = _loop()
+        self._helpers = [_Helper(self._loop) for _ in range(num_lanes - 1)]
+        self.close = weakref.finalize(self, _close, self._helpers)
+
+    def run(self, table: Table) -> None:
+        """Work a program off; returns when all its tasks are done.
+
+        Args:
+            table: made for as many lanes.
+        """
+        table.arm()
+        for lane, helper in enumerate(self._helpers, 1):
+            helper.wake(table, lane)
+        self._loop(ctypes.addressof(table.calls[0]))
+
+
+class _Helper:
+    """A thread that runs the loop whenever it is woken."""
+
+    def __init__(self, loop: Callable[[int], None]) -> None:
+        self._loop = loop
+        self._bell = threading.Semaphore(0)
+        self._job: tuple[Table, int] | None = None
+        threading.Thread(target=self._work, daemon=True, name="lane").start()
+
+    def wake(self, table: Table | None, lane: int = 0) -> None:
+        """Let it help with a table; None ends it."""
+        self._job = None if table is None else (table, lane)
+        self._bell.release()
+
+    def _work(self) -> None:
+        while True:
+            self._bell.acquire()
+            # Who comes late finds nothing left to do; the table is held here for as long as it is looked at.
+            job = self._job
+            if job is None:
+                return
+            table, lane = job
+            self._loop(ctypes.addressof(table.calls[lane]))
+            del job, table
+
+
+def _close(helpers: list[_Helper]) -> None:
+    for helper in helpers:
+        helper.wake(None)
+
+
+@cache
+def _loop() -> Callable[[int], None]:
+    """The loop of a lane; first called before there are lanes, for two threads at once would each compile one."""
+    module = ir.Module()
+    runner.lane(module, "lane")
+    code = Code(module)
+    loop: Callable[[int], None] = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address("lane"))
+    loop.code = code  # type: ignore[attr-defined]  # keeps it in memory
+    return loop
+
+
+def _address(function: str) -> int:
+    """Where a function of the C library begins."""
+    return ctypes.cast(getattr(ctypes.CDLL(None), function), ctypes.c_void_p).value or 0
+
+
+def _starts(groups: Sequence[Sequence[object]]) -> Numbers:
+    return np.cumsum([0, *(len(group) for group in groups)]).astype(np.int64)
+
+
+def _array(numbers: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(numbers))(*numbers)

@@ -1,0 +1,175 @@
+"""From layers to a program: which kernels run on which blocks of samples.
+
+A *block* of samples goes through the layers as one chain of kernel calls for as long as it needs nothing of the other
+blocks: what a layer made is still in the core's cache when the next one wants it. A chain ends where batch
+normalisation combines all blocks.
+
+Source: Chen et al., TPDS 2019, inner-layer parallel training: tasks are blocks of convolution areas, and the local
+weight training of each layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bptcnn.inner.buffers import Buffers
+from bptcnn.inner.graph import IMAGES, Add, Conv, Dropout, GlobalMean, Layer, MaxPool, Norm, Relu, Subsample
+from bptcnn.inner.kernels import conv, norm, pointwise, pool
+from bptcnn.inner.kernels.library import Library
+from bptcnn.inner.kernels.shape import Plane
+from bptcnn.inner.program import Call, Chains, Program, ranges
+from bptcnn.inner.tasks import Kind
+
+
+class Writer:
+    """Appends calls to the chains of all blocks.
+
+    Args:
+        buffers: where numbers lie.
+        library: gets the kernels.
+        num_lanes: for how many lanes the work is divided.
+        kind: of tasks.
+
+    Attributes:
+        chains: the program in the making.
+        layer: name of the layer that is being written.
+    """
+
+    def __init__(self, buffers: Buffers, library: Library, num_lanes: int, kind: Kind) -> None:
+        self.buffers, self.library, self.num_lanes = buffers, library, num_lanes
+        self.chains = Chains(buffers.num_blocks, kind)
+        self.layer = ""
+
+    def each(self, kernel: str, arguments: Callable[[int], tuple[int, ...]], numbers: int) -> None:
+        """Call a kernel for each block.
+
+        Args:
+            kernel: its name.
+            arguments: of a block.
+            numbers: that it reads and writes for one sample.
+        """
+        for block in range(self.buffers.num_blocks):
+            call = Call(kernel, arguments(block))
+            self.chains.call(block, self.layer, call, 0.0, 4.0 * self.buffers.width * numbers)
+
+    def divided(self, kernel: str, arguments: Callable[[int], tuple[int, ...]], tiles: int, layer: Conv) -> None:
+        """Call a convolution for each block, in parts where there are fewer blocks than lanes.
+
+        Args:
+            kernel: its name.
+            arguments: of a block, but for the tiles.
+            tiles: what it can be divided by.
+            layer: for its cost.
+        """
+        width, num_blocks = self.buffers.width, self.buffers.num_blocks
+        parts = list(ranges(tiles, -(-self.num_lanes // num_blocks)))
+        cost = flops(layer) * width, 4.0 * width * (layer.data.size + layer.shape.size)
+        for block in range(num_blocks):
+            calls = [Call(kernel, (*arguments(block), *part)) for part in parts]
+            if len(calls) == 1:
+                self.chains.call(block, self.layer, calls[0], *cost)
+            else:
+                self.chains.split(block, self.layer, calls, *cost)
+
+
+def lower_forward(
+    layers: Sequence[Layer], images: Plane, buffers: Buffers, library: Library, num_lanes: int
+) -> Program:
+    """Write the way from images to scores.
+
+    Args:
+        layers: the network.
+        images: shape of an image.
+        buffers: where numbers lie.
+        library: gets the kernels.
+        num_lanes: for how many lanes the work is divided.
+
+    Returns:
+        The program.
+    """
+    writer = Writer(buffers, library, num_lanes, Kind.FORWARD)
+    writer.layer = "images"
+    pack, _ = library.use(pointwise.pack, images)
+    address, size = buffers.images_address.ctypes.data, buffers.width * images.size
+    writer.each(pack, lambda b: (address, b * size, buffers.values[IMAGES].row(b)), 2 * images.size)
+    for place, layer in enumerate(layers):
+        writer.layer = label(place, layer)
+        if isinstance(layer, Conv):
+            _conv(writer, layer)
+        elif isinstance(layer, Norm):
+            _norm(writer, layer)
+        else:
+            _simple(writer, layer)
+    writer.chains.close()
+    return writer.chains.program
+
+
+def label(place: int, layer: Layer) -> str:
+    """What a layer is called in reports.
+
+    Args:
+        place: counted from 0.
+        layer: for its kind.
+    """
+    return f"{type(layer).__name__.lower()} {place + 1}"
+
+
+def flops(layer: Conv) -> float:
+    """Operations on one sample in one direction; padding counts, as is the custom."""
+    return 2.0 * layer.shape.size * layer.data.channels * layer.window.rows * layer.window.columns
+
+
+def _conv(writer: Writer, layer: Conv) -> None:
+    source, target = (writer.buffers.values[value] for value in (layer.inputs[0], layer.out))
+    weight, bias = layer.module.weight, layer.module.bias
+    then = conv.Epilogue(relu=layer.relu)
+    shapes = layer.window, layer.data, layer.shape
+    kernel, tiles = writer.library.use(conv.forward, *shapes, bias=bias is not None, then=then)
+    fixed = weight.data_ptr(), 0 if bias is None else bias.data_ptr()
+    writer.divided(kernel, lambda b: (source.row(b), fixed[0], target.row(b), fixed[1], 0, 0), tiles, layer)
+
+
+def _norm(writer: Writer, layer: Norm) -> None:
+    buffers, use, module, data = writer.buffers, writer.library.use, layer.module, layer.data
+    source, target, rows = buffers.values[layer.inputs[0]], buffers.values[layer.out], buffers.norms[layer.out]
+    counts, table = buffers.counts[data.area], rows.table.address
+    kernel, _ = use(norm.statistics, data)
+    writer.each(
+        kernel, lambda b: (source.row(b), buffers.present.row(b), rows.sums.row(b), counts.row(b)), 2 * data.size
+    )
+    kernel, _ = use(norm.combine, data.channels, eps=module.eps, momentum=float(module.momentum or 0.0))
+    tensors = (module.weight, module.bias, module.running_mean, module.running_var)
+    addresses = (tensor.data_ptr() for tensor in tensors if tensor is not None)
+    blocks = buffers.blocks.ctypes.data
+    writer.chains.barrier(writer.layer, Call(kernel, (rows.sums.address, counts.address, *addresses, table, blocks)))
+    shortcut = buffers.values[layer.inputs[1]] if len(layer.inputs) > 1 else None
+    kernel, _ = use(norm.normalize, data, add=shortcut is not None, relu=layer.relu)
+    writer.each(
+        kernel,
+        lambda b: (source.row(b), table, target.row(b), 0 if shortcut is None else shortcut.row(b)),
+        (2 if shortcut is None else 3) * data.size,
+    )
+
+
+def _simple(writer: Writer, layer: Layer) -> None:
+    buffers, use, data = writer.buffers, writer.library.use, layer.data
+    source, target = buffers.values[layer.inputs[0]], buffers.values[layer.out]
+    if isinstance(layer, Add):
+        other = buffers.values[layer.inputs[1]]
+        kernel, _ = use(pointwise.add, data.size, relu=layer.relu, mask=False)
+        writer.each(kernel, lambda b: (source.row(b), other.row(b), target.row(b), 0), 3 * data.size)
+    elif isinstance(layer, Dropout):
+        kernel, _ = use(pointwise.dropout, data.size, layer.p, mask=False)
+        writer.each(kernel, lambda b: (source.row(b), target.row(b), buffers.keys.row(b), 0), 2 * data.size)
+    elif isinstance(layer, Relu):
+        kernel, _ = use(pointwise.rectify, data.size)
+        writer.each(kernel, lambda b: (source.row(b), target.row(b), source.row(b)), 2 * data.size)
+    else:
+        if isinstance(layer, MaxPool):
+            kernel, _ = use(pool.max_pool, data, layer.side, relu=layer.relu)
+        elif isinstance(layer, Subsample):
+            kernel, _ = use(pointwise.subsample, data, layer.shape, layer.stride)
+        else:
+            assert isinstance(layer, GlobalMean)
+            kernel, _ = use(pool.global_mean, data)
+        writer.each(kernel, lambda b: (source.row(b), target.row(b)), data.size + layer.shape.size)

@@ -1,0 +1,108 @@
+"""The training step of one worker: what replaces the body of a plain PyTorch loop."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import nn
+
+from bptcnn.errors import UnsupportedError
+from bptcnn.inner.compiled import Compiled
+from bptcnn.inner.eager import Eager, Loss, Precision
+from bptcnn.inner.hardware import host_simd, num_cores
+from bptcnn.inner.lanes import Lanes
+from bptcnn.inner.memory import keep_memory
+from bptcnn.inner.plan import Gradients, Plan, remembered
+from bptcnn.inner.threads import one_thread
+
+SPARE_ROOM = 1.5
+"""Batches may be so much larger than their usual size and still be trained by compiled code."""
+
+
+class TrainStep:
+    """Forward, backward and update of one batch, in the fastest way that this machine knows.
+
+    The network's layers are compiled to machine code for this machine's vectors, and run on all its cores; where that
+    is not possible, or not faster, PyTorch does it. The result is the same up to float32 rounding.
+
+    Args:
+        model: the network, on the CPU, weights float32.
+        loss: of scores and labels, averaged over the batch.
+        optimizer: of ``torch.optim``, on the model's parameters.
+        example_batch: images [B, channels, rows, columns] and labels; later batches may be smaller.
+        precision: ``bf16`` runs forward and backward under autocast; weights stay float32.
+        num_lanes: cores to use; None for all that this process may use.
+
+    Attributes:
+        plan: what was measured, and what is used.
+        scores: what the network made of the last batch, [B, classes].
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> images, labels = torch.zeros(32, 1, 8, 8), torch.zeros(32, dtype=torch.int64)
+        >>> step = TrainStep(model, nn.functional.cross_entropy, optimizer, (images, labels))
+        >>> step(images, labels).item() > step(images, labels).item()
+        True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        example_batch: tuple[torch.Tensor, torch.Tensor],
+        *,
+        precision: Precision = "fp32",
+        num_lanes: int | None = None,
+    ) -> None:
+        keep_memory()
+        self._model, self._loss, self._optimizer = model, loss, optimizer
+        self._batch = len(example_batch[0])
+        self._larger = Eager(model, precision)
+        lanes = Lanes(num_lanes or num_cores())
+        model.train()
+        self.plan: Plan
+        self._gradients: Gradients
+        self.plan, self._gradients = remembered(model, example_batch, loss, precision, lanes)
+        self.scores = torch.empty(0)
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Train on one batch.
+
+        Args:
+            images: [B, channels, rows, columns].
+            labels: whatever the loss takes.
+
+        Returns:
+            The loss before the update, detached.
+        """
+        way = self._gradients if len(images) <= self._batch else self._larger
+        with one_thread() if isinstance(way, Compiled) else nullcontext():
+            loss, self.scores = way(images, labels, self._loss)
+            self._optimizer.step()
+        return loss
+
+
+def gradients(
+    module: nn.Module, images: tuple[int, int, int], batch_size: int, precision: Precision, num_lanes: int
+) -> Compiled | None:
+    """Compile a network where that pays, by rule and not by measurement: so that a run can be repeated to the bit.
+
+    Args:
+        module: the network.
+        images: shape of an image.
+        batch_size: usual samples of a step.
+        precision: of the arithmetic.
+        num_lanes: cores to use.
+
+    Returns:
+        Its step; None where PyTorch had better do it.
+    """
+    if precision != "fp32" or 2 * batch_size < host_simd().width:
+        return None
+    try:
+        return Compiled(module, images, round(SPARE_ROOM * batch_size), Lanes(num_lanes))
+    except UnsupportedError:
+        return None

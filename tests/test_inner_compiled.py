@@ -1,0 +1,232 @@
+"""Compiled steps: the gradients of whole networks beside PyTorch's, to the bit the same whoever works."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from bptcnn.inner.account import account
+from bptcnn.inner.compiled import Compiled
+from bptcnn.inner.graph import Dropout
+from bptcnn.inner.hardware import Simd
+from bptcnn.inner.kernels import library
+from bptcnn.inner.kernels.shape import Plane
+from bptcnn.inner.lanes import Lanes
+from bptcnn.inner.reader import graph
+from bptcnn.inner.tasks import Kind
+from bptcnn.models import ModelConfig, build
+
+Shape = tuple[int, int, int]
+LANES = Lanes(2)
+
+
+class Branches(nn.Module):
+    """Values that several layers see, with and without ReLU, and a sum that no norm takes over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 6, 3, padding=1)
+        self.left = nn.Conv2d(6, 6, 3, padding=1)
+        self.right = nn.Conv2d(6, 6, 1)
+        self.norm = nn.BatchNorm2d(6)
+        self.pool = nn.MaxPool2d(2)
+        self.mean = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        trunk = functional.relu(self.stem(images))
+        left, right = self.left(trunk), self.right(trunk)
+        both = functional.relu(left + right)
+        more = self.norm(left) + both + trunk
+        return self.head(torch.flatten(self.mean(self.pool(functional.relu(more))) + self.mean(more), 1))
+
+
+def branches(shape: Shape, num_classes: int) -> nn.Module:
+    return Branches()
+
+
+def zoo(name: str) -> Callable[[Shape, int], nn.Module]:
+    return lambda shape, num_classes: build(ModelConfig(name=name), shape, num_classes, seed=3)
+
+
+def a_network(make: Callable[[Shape, int], nn.Module], shape: Shape) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        network = make(shape, 4).train()
+    for layer in network.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0  # chance has tests of its own
+    return network
+
+
+def a_batch(shape: Shape, count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    numbers = torch.Generator().manual_seed(seed)
+    return torch.randn(count, *shape, generator=numbers), torch.randint(0, 4, (count,), generator=numbers)
+
+
+def gradients(network: nn.Module) -> list[torch.Tensor]:
+    return [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
+
+
+def errors(network: nn.Module, exact: nn.Module) -> list[float]:
+    pairs = zip(network.parameters(), exact.parameters(), strict=True)
+    return [float((p.grad.double() - q.grad).norm() / (q.grad.norm() + 1e-12)) for p, q in pairs]
+
+
+CASES = [
+    pytest.param(zoo("lenet5"), (1, 16, 16), 32, id="lenet5"),
+    pytest.param(zoo("easgd-cifar"), (3, 24, 24), 20, id="easgd-cifar, ragged"),
+    pytest.param(zoo("resnet8"), (3, 16, 16), 32, id="resnet8"),
+    pytest.param(zoo("resnet8"), (1, 8, 8), 7, id="resnet8, less than a block"),
+    pytest.param(zoo("resnet18"), (3, 8, 8), 20, id="resnet18, ragged"),
+    pytest.param(branches, (2, 6, 6), 32, id="branches"),
+]
+
+
+@pytest.mark.parametrize(("make", "shape", "count"), CASES)
+def test_loss_scores_gradients_and_statistics_are_exact(
+    make: Callable[[Shape, int], nn.Module], shape: Shape, count: int
+) -> None:
+    network = a_network(make, shape)
+    single, exact = copy.deepcopy(network), copy.deepcopy(network).double()
+    images, labels = a_batch(shape, count)
+    loss, scores = Compiled(network, shape, count, LANES)(images, labels, functional.cross_entropy)
+    functional.cross_entropy(single(images), labels).backward()
+    expected = exact(images.double())
+    functional.cross_entropy(expected, labels).backward()
+    assert float(loss) == pytest.approx(float(functional.cross_entropy(expected, labels).detach()), rel=1e-5)
+    torch.testing.assert_close(scores.double(), expected.detach(), rtol=1e-4, atol=1e-5)
+    # Where a number is so near ReLU's corner that rounding decides, PyTorch's own float32 is as far off.
+    assert max(errors(network, exact)) <= max(1e-5, 4 * max(errors(single, exact)))
+    for name, value in exact.named_buffers():
+        torch.testing.assert_close(network.get_buffer(name).double(), value.double(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [4, 8, 16])
+@pytest.mark.parametrize("num_lanes", [1, 3, 6])
+def test_every_lane_count_gives_the_same_bits(width: int, num_lanes: int) -> None:
+    network = a_network(zoo("resnet8"), (3, 8, 8))
+    simd, batch = Simd(width=width, registers=32, bf16=False), a_batch((3, 8, 8), 19)
+    alone, together = copy.deepcopy(network), copy.deepcopy(network)
+    Compiled(alone, (3, 8, 8), 19, Lanes(1), simd)(*batch, functional.cross_entropy)
+    compiled = Compiled(together, (3, 8, 8), 19, Lanes(num_lanes), simd)
+    compiled(*batch, functional.cross_entropy)
+    for mine, other in zip(gradients(alone), gradients(together), strict=True):
+        assert torch.equal(mine, other)
+    first = gradients(together)
+    for layer in (together, alone):
+        layer.load_state_dict(network.state_dict())  # the statistics
+    for _ in range(5):
+        compiled(*batch, functional.cross_entropy)
+        assert all(map(torch.equal, gradients(together), first))
+
+
+def test_smaller_batches_run_in_the_same_code_and_leave_nothing_behind() -> None:
+    network = a_network(zoo("resnet8"), (3, 8, 8))
+    compiled = Compiled(network, (3, 8, 8), 40, LANES)
+    for count in (40, 17, 3, 33, 40):
+        fresh = copy.deepcopy(network)
+        batch = a_batch((3, 8, 8), count, seed=count)
+        compiled(*batch, functional.cross_entropy)
+        Compiled(fresh, (3, 8, 8), count, LANES)(*batch, functional.cross_entropy)
+        for mine, other in zip(gradients(network), gradients(fresh), strict=True):
+            assert torch.equal(mine, other)
+
+
+def test_images_of_any_layout_and_type_are_taken() -> None:
+    network = a_network(zoo("lenet5"), (3, 16, 16))
+    compiled = Compiled(network, (3, 16, 16), 32, LANES)
+    images, labels = a_batch((3, 16, 16), 32)
+    expected, _ = compiled(images, labels, functional.cross_entropy)
+    for other in (images.contiguous(memory_format=torch.channels_last), images.double(), images.flip(0).flip(0)):
+        loss, _ = compiled(other, labels, functional.cross_entropy)
+        assert float(loss) == float(expected)
+
+
+def test_weights_that_were_replaced_are_found_again() -> None:
+    network = a_network(zoo("lenet5"), (1, 12, 12))
+    compiled = Compiled(network, (1, 12, 12), 16, LANES)
+    batch = a_batch((1, 12, 12), 16)
+    before, _ = compiled(*batch, functional.cross_entropy)
+    for parameter in network.parameters():
+        parameter.data = parameter.data * 0.5
+        parameter.grad = None
+    loss, _ = compiled(*batch, functional.cross_entropy)
+    reference = copy.deepcopy(network)
+    expected = functional.cross_entropy(reference(batch[0]), batch[1]).detach()
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5) != pytest.approx(float(before), rel=1e-2)
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_an_equal_network_needs_no_new_code() -> None:
+    shape = (1, 12, 12)
+    Compiled(a_network(zoo("lenet5"), shape), shape, 16, LANES)
+    known = len(library._compiled)
+    Compiled(a_network(zoo("lenet5"), shape), shape, 16, LANES)
+    assert len(library._compiled) == known
+
+
+def test_the_account_of_a_step_names_every_task_and_breaks_no_dependency() -> None:
+    network = a_network(zoo("resnet8"), (3, 8, 8))
+    compiled = Compiled(network, (3, 8, 8), 64, Lanes(3))
+    compiled(*a_batch((3, 8, 8), 64), functional.cross_entropy)
+    tasks, schedule = account(compiled)  # made, it has checked itself
+    assert {task.kind for task in tasks} == set(Kind) - {Kind.UPDATE}
+    assert schedule.num_lanes == 3
+    assert 0 < schedule.balance <= 1
+    assert 0 < schedule.makespan_s < 60
+    convolutions = sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in network.modules())
+    assert len({task.layer for task in tasks if task.kind is Kind.BACKWARD_WEIGHT}) == convolutions
+
+
+class Chance(nn.Module):
+    """Dropout, and a dense layer that shows what is left."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.scale = nn.Conv2d(64, 64, 1, bias=False)
+        self.drop = nn.Dropout(p)
+        self.flatten = nn.Flatten()
+        nn.init.eye_(self.scale.weight.data.view(64, 64))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.flatten(self.drop(self.scale(images)))
+
+
+def test_dropout_keeps_its_share_scales_it_and_differs_by_sample_and_step() -> None:
+    network = Chance(0.25)
+    assert any(isinstance(layer, Dropout) for layer in graph(network, Plane(64)))
+    compiled = Compiled(network, (64, 1, 1), 512, LANES)
+    images = torch.ones(512, 64, 1, 1)
+    torch.manual_seed(7)
+    seen = []
+    for _ in range(2):
+        _, scores = compiled(images, images, lambda scores, _: scores.sum())
+        seen.append(scores.clone())
+        kept = scores != 0
+        assert kept.float().mean().item() == pytest.approx(0.75, abs=0.015)
+        assert torch.allclose(scores[kept], torch.tensor(1 / 0.75))
+        assert len({tuple(row.tolist()) for row in kept}) > 500
+        # The gradient passes exactly where the numbers did: d sum / d W[o, i] counts the samples that kept o.
+        expected = kept.sum(0).float() / 0.75
+        torch.testing.assert_close(network.scale.weight.grad[:, 0, 0, 0], expected, rtol=1e-5, atol=1e-3)
+    assert not torch.equal(*seen)
+    torch.manual_seed(7)
+    assert torch.equal(compiled(images, images, lambda scores, _: scores.sum())[1], seen[0])
+
+
+def test_lanes_end_when_nobody_holds_them() -> None:
+    before = threading.active_count()
+    lanes = Lanes(4)
+    assert threading.active_count() == before + 3
+    helpers = [thread for thread in threading.enumerate() if thread.name == "lane"][-3:]
+    del lanes
+    for helper in helpers:
+        helper.join(timeout=10)
+    assert not any(helper.is_alive() for helper in helpers)

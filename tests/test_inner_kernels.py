@@ -1,0 +1,315 @@
+"""Compiled convolutions and their gradients beside those of PyTorch in double precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+import torch
+from blocks import SIMDS, Bench, drawn, error, number, samples
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from bptcnn.inner.buffers import Array
+from bptcnn.inner.hardware import Simd
+from bptcnn.inner.kernels import conv, weights
+from bptcnn.inner.kernels.conv import Epilogue
+from bptcnn.inner.kernels.shape import Plane, Window
+
+WIDE = SIMDS[0]
+PLAIN = Epilogue()
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Case:
+    """A convolution.
+
+    Attributes:
+        window: what it sees.
+        data: of what.
+        filters: how many.
+    """
+
+    window: Window
+    data: Plane
+    filters: int
+
+    @property
+    def out(self) -> Plane:
+        return self.window.outputs(self.data, self.filters)
+
+    def __str__(self) -> str:
+        window, data = self.window, self.data
+        form = f"{window.rows}x{window.columns}s{window.stride}p{window.padding}"
+        return f"{form}-{data.channels}x{data.rows}x{data.columns}-{self.filters}"
+
+
+CASES = [
+    Case(Window(5, 5, padding=2), Plane(3, 9, 8), 6),
+    Case(Window(5, 5), Plane(6, 8, 9), 7),
+    Case(Window(3, 3, padding=1), Plane(5, 7, 6), 8),
+    Case(Window(3, 3, padding=1), Plane(1, 12, 13), 1),  # areas enough for a sum of each block on its own
+    Case(Window(3, 3, padding=1), Plane(2, 8, 16), 3),  # just enough
+    Case(Window(3, 3, padding=1), Plane(13, 1, 127), 2),  # just not
+    Case(Window(3, 3, stride=2, padding=1), Plane(4, 9, 8), 6),
+    Case(Window(3, 3, stride=3), Plane(2, 11, 10), 5),  # leaves a rest
+    Case(Window(1, 1, stride=2), Plane(3, 7, 6), 5),
+    Case(Window(7, 7, stride=2, padding=3), Plane(3, 11, 12), 4),
+    Case(Window(1, 1), Plane(37), 11),  # a dense layer
+    Case(Window(1, 1), Plane(6, 3, 5), 12),
+    Case(Window(3, 3, padding=1), Plane(3, 1, 1), 5),
+    Case(Window(3, 3, padding=2), Plane(2, 1, 2), 3),
+    Case(Window(5, 5, padding=4), Plane(2, 2, 3), 3),
+    Case(Window(4, 3, padding=1), Plane(7, 5, 6), 3),
+    Case(Window(1, 5), Plane(2, 6, 7), 3),
+    Case(Window(2, 2, stride=3), Plane(2, 3, 6), 5),  # steps over some
+]
+
+
+class Convolution:
+    """A convolution of two blocks, its kernels still to be emitted, and what PyTorch says of it.
+
+    Args:
+        case: the convolution.
+        simd: the vectors.
+    """
+
+    blocks = 2
+
+    def __init__(self, case: Case, simd: Simd = WIDE) -> None:
+        self.case, self.bench = case, Bench(simd)
+        total, data, out = self.blocks * simd.width, case.data, case.out
+        self.data = drawn(1, total, data.channels, data.rows, data.columns)
+        self.weight = drawn(2, case.filters, data.channels, case.window.rows, case.window.columns)
+        self.bias = drawn(3, case.filters)
+        self.gradient = drawn(4, total, out.channels, out.rows, out.columns)
+        self.added, self.masking = drawn(5, *self.gradient.shape), drawn(6, *self.gradient.shape)
+        self.inputs = [tensor.double().requires_grad_() for tensor in (self.data, self.weight, self.bias)]
+        self.made = functional.conv2d(
+            self.inputs[0], self.inputs[1], self.inputs[2], case.window.stride, case.window.padding
+        )
+        self.expected = self.made.detach()
+        self.gradients = torch.autograd.grad(self.made, self.inputs, self.gradient.double(), retain_graph=True)
+
+    def forward(self, *, bias: bool, then: Epilogue, ranges: Sequence[tuple[int, int]] = ()) -> torch.Tensor:
+        """Samples that the kernel makes of all blocks, in calls for some ranges of tiles or in one."""
+        case, bench = self.case, self.bench
+        name, tiles = bench.emit(conv.forward, case.window, case.data, case.out, bias=bias, then=then)
+        sources = self.data, self.added, self.masking
+        return self._sum(name, ranges or [(0, tiles)], *sources, self.bias if bias else None, then)
+
+    def backward_data(self, then: Epilogue, ranges: Sequence[tuple[int, int]] = ()) -> torch.Tensor:
+        """As :meth:`forward`; the gradient of the data."""
+        case, bench = self.case, self.bench
+        name, tiles = bench.emit(conv.backward_data, case.window, case.out, case.data, then)
+        sources = self.gradient, drawn(7, *self.data.shape), drawn(8, *self.data.shape)
+        return self._sum(name, ranges or [(0, tiles)], *sources, None, then)
+
+    def _sum(
+        self,
+        name: str,
+        ranges: Sequence[tuple[int, int]],
+        source: torch.Tensor,
+        added: torch.Tensor,
+        masking: torch.Tensor,
+        bias: torch.Tensor | None,
+        then: Epilogue,
+    ) -> torch.Tensor:
+        bench = self.bench
+        data, more, mask = (bench.blocked(each) for each in (source, added, masking))
+        weight, shift = bench.copied(self.weight), 0 if bias is None else bench.copied(bias)
+        out = bench.memory(*more.shape)
+        for block, (first, last) in product(range(self.blocks), ranges):
+            used = more[block] if then.add else 0, mask[block] if then.mask else 0
+            bench.call(name, data[block], weight, out[block], shift, *used, first, last)
+        return samples(out)
+
+    def backward_weight(self, *, bias: bool, ranges: Sequence[tuple[int, int]] = ()) -> tuple[Array, Array]:
+        """Gradients of weights and bias; memory for one block more lies behind the data."""
+        case, bench = self.case, self.bench
+        name, tiles = bench.emit(weights.backward_weight, case.window, case.data, case.out, bias=bias)
+        data, gradient = (self._with_spare_block(each) for each in (self.data, self.gradient))
+        result, shift = bench.memory(*self.weight.shape), bench.memory(case.filters)
+        for first, last in ranges or [(0, tiles)]:
+            used = shift if bias else 0
+            bench.call(name, data, gradient, result, first, last, number(self.blocks), used)
+        return result, shift
+
+    def _with_spare_block(self, tensor: torch.Tensor) -> Array:
+        blocks = self.bench.blocked(tensor)
+        whole = self.bench.memory(len(blocks) + 1, *blocks.shape[1:])
+        whole[:-1] = blocks
+        return whole
+
+
+def tiles_of(convolution: Convolution) -> tuple[int, int, int]:
+    """Into how many tiles forward, backward-data and backward-weight fall."""
+    case, bench = convolution.case, convolution.bench
+    shapes = case.window, case.data, case.out
+    _, forward = bench.emit(conv.forward, *shapes, bias=True, then=PLAIN)
+    _, backward = bench.emit(conv.backward_data, case.window, case.out, case.data, PLAIN)
+    _, weight = bench.emit(weights.backward_weight, *shapes, bias=True)
+    return forward, backward, weight
+
+
+# ------------------------------------------------------------------------------------------------ values
+
+
+def test_a_convolution_worked_out_by_hand() -> None:
+    window, data = Window(2, 2, padding=1), Plane(1, 2, 2)
+    bench = Bench(SIMDS[3])
+    name, tiles = bench.emit(conv.forward, window, data, window.outputs(data, 1), bias=True, then=PLAIN)
+    image = bench.blocked(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).expand(4, 1, 2, 2))
+    filters, bias = bench.copied(torch.tensor([[[[1.0, 10.0], [100.0, 1000.0]]]])), bench.copied(torch.tensor([0.5]))
+    out = bench.memory(1, 1, 3, 3, 4)
+    bench.call(name, image[0], filters, out[0], bias, 0, 0, 0, tiles)
+    by_hand = [[1000.5, 2100.5, 200.5], [3010.5, 4321.5, 402.5], [30.5, 43.5, 4.5]]
+    assert samples(out)[:, 0].tolist() == [by_hand] * 4
+
+
+@pytest.mark.parametrize(
+    ("simd", "case"),
+    [*product(SIMDS[:1], CASES), *product(SIMDS[1:3], [CASES[place] for place in (0, 3, 6, 8, 9, 10, 12)])],
+    ids=str,
+)
+def test_a_convolution_and_its_gradients_are_those_of_pytorch(simd: Simd, case: Case) -> None:
+    convolution = Convolution(case, simd)
+    tiles_of(convolution)  # all are compiled together
+    of_data, of_weight, of_bias = convolution.gradients
+    assert error(convolution.forward(bias=True, then=PLAIN), convolution.expected) <= TOLERANCE
+    assert error(convolution.backward_data(PLAIN), of_data) <= TOLERANCE
+    weight, bias = convolution.backward_weight(bias=True)
+    assert error(weight, of_weight) <= TOLERANCE
+    assert error(bias, of_bias) <= TOLERANCE
+
+
+def test_a_convolution_of_many_channels_keeps_its_precision() -> None:
+    convolution = Convolution(Case(Window(3, 3, padding=1), Plane(131, 6, 6), 17))
+    tiles_of(convolution)
+    assert error(convolution.forward(bias=True, then=PLAIN), convolution.expected) <= 1e-5
+    assert error(convolution.backward_data(PLAIN), convolution.gradients[0]) <= 1e-5
+    assert error(convolution.backward_weight(bias=True)[0], convolution.gradients[1]) <= 1e-5
+
+
+@pytest.mark.parametrize("case", [CASES[3], CASES[10]], ids=str)
+def test_without_a_bias_none_is_read_or_written(case: Case) -> None:
+    convolution = Convolution(case)
+    shift = convolution.bias.double()[:, None, None]
+    assert error(convolution.forward(bias=False, then=PLAIN), convolution.expected - shift) <= TOLERANCE
+    weight, bias = convolution.backward_weight(bias=False)
+    assert error(weight, convolution.gradients[1]) <= TOLERANCE
+    assert np.isnan(bias).all()
+
+
+def finished(total: torch.Tensor, then: Epilogue, added: torch.Tensor, masking: torch.Tensor) -> torch.Tensor:
+    """What an epilogue makes of sums."""
+    total = total + added.double() if then.add else total
+    total = total.relu() if then.relu else total
+    return total.where(masking > 0, 0.0) if then.mask else total
+
+
+EPILOGUES = [Epilogue(add=add, relu=relu, mask=mask) for add, relu, mask in product((False, True), repeat=3)]
+
+
+@pytest.mark.parametrize("simd", [SIMDS[0], SIMDS[3]], ids=str)
+@pytest.mark.parametrize("then", EPILOGUES, ids=str)
+def test_sums_are_finished_before_they_are_stored(then: Epilogue, simd: Simd) -> None:
+    convolution = Convolution(CASES[2], simd)
+    expected = finished(convolution.expected, then, convolution.added, convolution.masking)
+    assert error(convolution.forward(bias=True, then=then), expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize("case", [CASES[2], CASES[6], CASES[7], CASES[8]], ids=str)  # the last two see not all data
+@pytest.mark.parametrize("then", [Epilogue(add=True), Epilogue(mask=True), Epilogue(add=True, mask=True)], ids=str)
+def test_gradients_of_data_are_finished_before_they_are_stored(case: Case, then: Epilogue) -> None:
+    convolution = Convolution(case)
+    shape = convolution.data.shape
+    expected = finished(convolution.gradients[0], then, drawn(7, *shape), drawn(8, *shape))
+    assert error(convolution.backward_data(then), expected) <= TOLERANCE
+
+
+def test_what_masks_lets_pass_only_what_is_positive() -> None:
+    convolution = Convolution(CASES[2])
+    convolution.masking.fill_(0.0)
+    assert not convolution.forward(bias=True, then=Epilogue(mask=True)).any()
+
+
+# ------------------------------------------------------------------------------------------------ division of work
+
+
+@st.composite
+def divisions(draw: st.DrawFn) -> tuple[Convolution, list[list[tuple[int, int]]]]:
+    """A convolution of many tiles, and for each kernel ranges that cover its tiles, in any order."""
+    cases = [Case(Window(3, 3, padding=1), Plane(19, 5, 6), 23), Case(Window(3, 3), Plane(23, 14, 14), 38)]
+    convolution = Convolution(draw(st.sampled_from(cases)), draw(st.sampled_from(SIMDS[:3])))
+    ranges = []
+    for tiles in tiles_of(convolution):
+        assert tiles > 1
+        cuts = draw(st.sets(st.integers(1, tiles - 1)))
+        ranges.append(draw(st.permutations(list(pairwise([0, *sorted(cuts), tiles])))))
+    return convolution, ranges
+
+
+@settings(max_examples=8)
+@given(divisions())
+def test_however_work_is_divided_the_bits_are_the_same(
+    division: tuple[Convolution, list[list[tuple[int, int]]]],
+) -> None:
+    convolution, (forward, backward, weight) = division
+    whole = convolution.forward(bias=True, then=PLAIN)
+    assert torch.equal(convolution.forward(bias=True, then=PLAIN, ranges=forward), whole)
+    whole = convolution.backward_data(PLAIN)
+    assert torch.equal(convolution.backward_data(PLAIN, backward), whole)
+    for one, other in zip(
+        convolution.backward_weight(bias=True), convolution.backward_weight(bias=True, ranges=weight), strict=True
+    ):
+        assert np.array_equal(one, other)
+
+
+def test_outputs_made_twice_are_finished_from_the_same_numbers() -> None:
+    convolution = Convolution(Case(Window(3, 3, padding=1), Plane(3, 5, 7), 23))
+    then = Epilogue(add=True, relu=True)
+    once = convolution.forward(bias=True, then=then)
+    tiles = tiles_of(convolution)[0]
+    assert torch.equal(convolution.forward(bias=True, then=then, ranges=[(0, tiles)] * 2), once)
+
+
+@pytest.mark.parametrize("case", [CASES[2], CASES[3]], ids=str)  # few areas and many
+def test_only_the_blocks_that_are_there_count(case: Case) -> None:
+    convolution = Convolution(case)
+    one = slice(0, WIDE.width)
+    of_one = torch.autograd.grad(convolution.made[one], convolution.inputs, convolution.gradient[one].double())
+    convolution.blocks = 1
+    weight, bias = convolution.backward_weight(bias=True)
+    assert error(weight, of_one[1]) <= TOLERANCE
+    assert error(bias, of_one[2]) <= TOLERANCE
+
+
+# ------------------------------------------------------------------------------------------------ any shape
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> Case:
+    rows, columns = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    padding, stride = draw(st.integers(0, min(rows, columns) - 1)), draw(st.integers(1, 4))
+    sides = [draw(st.integers(max(1, side - 2 * padding), 11)) for side in (rows, columns)]
+    window = Window(rows, columns, stride, padding)
+    return Case(window, Plane(draw(st.integers(1, 9)), *sides), draw(st.integers(1, 9)))
+
+
+@settings(max_examples=15)
+@given(convolutions(), st.sampled_from(SIMDS))
+def test_a_convolution_of_any_shape_is_that_of_pytorch(case: Case, simd: Simd) -> None:
+    convolution = Convolution(case, simd)
+    tiles_of(convolution)
+    of_data, of_weight, of_bias = convolution.gradients
+    assert error(convolution.forward(bias=True, then=PLAIN), convolution.expected) <= TOLERANCE
+    assert error(convolution.backward_data(PLAIN), of_data) <= TOLERANCE
+    weight, bias = convolution.backward_weight(bias=True)
+    assert error(weight, of_weight) <= TOLERANCE
+    assert error(bias, of_bias) <= TOLERANCE

@@ -1,0 +1,221 @@
+"""Compiled pooling, packing, sums, sub-sampling and dropout beside those of PyTorch."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from blocks import SIMDS, Bench, drawn, error, number, samples
+from torch.nn import functional
+
+from bptcnn.inner.buffers import Array
+from bptcnn.inner.hardware import Simd
+from bptcnn.inner.kernels import pointwise, pool
+from bptcnn.inner.kernels.shape import Plane
+from bptcnn.models.resnet import PadShortcut
+
+simds = pytest.mark.parametrize("simd", SIMDS[:3], ids=str)
+
+
+def few(seed: int, *shape: int) -> torch.Tensor:
+    """Small whole numbers, many of them equal."""
+    return torch.randint(-3, 3, shape, generator=torch.Generator().manual_seed(seed)).float()
+
+
+def of(seed: int, simd: Simd, plane: Plane) -> torch.Tensor:
+    """A block of such samples."""
+    return few(seed, simd.width, plane.channels, plane.rows, plane.columns)
+
+
+# ------------------------------------------------------------------------------------------------ pooling
+
+POOLINGS = [
+    (Plane(3, 4, 6), 2),
+    (Plane(2, 5, 7), 2),  # a row and a column that no window covers
+    (Plane(1, 8, 7), 3),  # two rows, and one column
+    (Plane(2, 6, 5), 3),
+    (Plane(2, 5, 6), 5),
+    (Plane(5, 3, 2), 1),
+]
+
+
+def test_of_equal_numbers_the_first_gets_the_gradient() -> None:
+    bench, data = Bench(SIMDS[3]), Plane(1, 3, 4)
+    name, _ = bench.emit(pool.max_pool_backward, data, 2, relu=False)
+    images = torch.tensor([[1.0, 5.0, 7.0, 7.0], [5.0, 5.0, 7.0, 7.0], [9.0, 9.0, 9.0, 9.0]])
+    source, gradient = (
+        bench.blocked(images.expand(4, 1, 3, 4)),
+        bench.blocked(torch.tensor([2.0, 3.0]).expand(4, 1, 1, 2)),
+    )
+    target = bench.memory(*source.shape)
+    bench.call(name, source, gradient, target)
+    assert samples(target)[:, 0].tolist() == [[[0, 2, 3, 0], [0, 0, 0, 0], [0, 0, 0, 0]]] * 4
+
+
+@simds
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(("data", "side"), POOLINGS, ids=str)
+def test_pooling_and_its_gradient_are_those_of_pytorch(data: Plane, side: int, relu: bool, simd: Simd) -> None:
+    bench, out = Bench(simd), pool.pooled(data, side)
+    forward, _ = bench.emit(pool.max_pool, data, side, relu=relu)
+    backward, _ = bench.emit(pool.max_pool_backward, data, side, relu=relu)
+    images = of(1, simd, data).requires_grad_()
+    expected = functional.max_pool2d(images, side)
+    expected = expected.relu() if relu else expected
+    gradient = drawn(2, *expected.shape)
+    (wanted,) = torch.autograd.grad(expected, images, gradient)
+    source, result, made = bench.blocked(images), bench.memory(1, out.size, simd.width), bench.blocked(gradient)
+    bench.call(forward, source, result)
+    assert torch.equal(samples(result).reshape(expected.shape), expected.detach().double())
+    target = bench.memory(*source.shape)
+    bench.call(backward, source, made, target)
+    assert torch.equal(samples(target), wanted.double())
+    bench.call(backward, source, made, source)  # in place
+    assert np.array_equal(source, target)
+
+
+@simds
+@pytest.mark.parametrize("data", [Plane(3, 8, 8), Plane(5, 1, 1), Plane(1, 7, 3)], ids=str)
+def test_the_mean_of_maps_and_its_gradient_are_those_of_pytorch(data: Plane, simd: Simd) -> None:
+    bench = Bench(simd)
+    forward, _ = bench.emit(pool.global_mean, data)
+    plain, _ = bench.emit(pool.global_mean_backward, data, mask=False)
+    masked, _ = bench.emit(pool.global_mean_backward, data, mask=True)
+    images, masking = drawn(1, simd.width, data.channels, data.rows, data.columns), of(3, simd, data)
+    exact = images.double().requires_grad_()
+    expected = functional.adaptive_avg_pool2d(exact, 1)
+    gradient = drawn(2, *expected.shape)
+    (wanted,) = torch.autograd.grad(expected, exact, gradient.double())
+    out, back, made, mask = (
+        bench.memory(1, data.channels, 1, 1, simd.width),
+        bench.memory(1, *data_shape(data, simd)),
+        bench.blocked(gradient),
+        bench.blocked(masking),
+    )
+    bench.call(forward, bench.blocked(images), out)
+    assert error(samples(out), expected.detach()) <= 1e-6
+    bench.call(plain, made, back, 0)
+    assert error(samples(back), wanted) <= 1e-6
+    bench.call(masked, made, back, mask)
+    assert error(samples(back), wanted.where(masking > 0, 0.0)) <= 1e-6
+
+
+def data_shape(data: Plane, simd: Simd) -> tuple[int, ...]:
+    """Of one block."""
+    return data.channels, data.rows, data.columns, simd.width
+
+
+# ------------------------------------------------------------------------------------------------ one number at a time
+
+
+@simds
+def test_packing_puts_samples_side_by_side(simd: Simd) -> None:
+    bench, data = Bench(simd), Plane(3, 5, 4)
+    name, _ = bench.emit(pointwise.pack, data)
+    images, out = drawn(1, 2 * simd.width, 3, 5, 4), bench.memory(2, 3, 5, 4, simd.width)
+    source = bench.copied(images)
+    for block in range(2):
+        bench.call(name, number(source.ctypes.data), block * simd.width * data.size, out[block])
+    assert np.array_equal(out, bench.blocked(images))
+
+
+@simds
+@pytest.mark.parametrize(("relu", "mask"), list(product((False, True), repeat=2)))
+def test_a_sum_is_rectified_then_masked(relu: bool, mask: bool, simd: Simd) -> None:
+    bench = Bench(simd)
+    name, _ = bench.emit(pointwise.add, 21, relu=relu, mask=mask)
+    one, other, masking = (few(seed, 21, simd.width) for seed in range(3))
+    out = bench.memory(21, simd.width)
+    bench.call(name, bench.copied(one), bench.copied(other), out, bench.copied(masking) if mask else 0)
+    expected = (one + other).relu() if relu else one + other
+    assert np.array_equal(out, (expected.where(masking > 0, 0.0) if mask else expected).numpy())
+
+
+@simds
+def test_rectifying_is_relu_and_its_gradient(simd: Simd) -> None:
+    bench = Bench(simd)
+    name, _ = bench.emit(pointwise.rectify, 21)
+    data, gradient = few(1, 21, simd.width).requires_grad_(), few(2, 21, simd.width)
+    source, out, back = bench.copied(data), bench.memory(21, simd.width), bench.memory(21, simd.width)
+    bench.call(name, source, out, source)
+    bench.call(name, bench.copied(gradient), back, out)
+    (wanted,) = torch.autograd.grad(data.relu(), data, gradient)
+    assert np.array_equal(out, data.detach().relu().numpy())
+    assert np.array_equal(back, wanted.numpy())
+
+
+@simds
+@pytest.mark.parametrize(
+    ("data", "new", "stride"),
+    [(Plane(3, 6, 8), 3, 2), (Plane(2, 5, 7), 0, 2), (Plane(1, 7, 4), 4, 3), (Plane(2, 3, 3), 1, 1), (Plane(2), 2, 2)],
+    ids=str,
+)
+def test_subsampling_and_its_gradient_are_those_of_the_module(data: Plane, new: int, stride: int, simd: Simd) -> None:
+    images = of(1, simd, data).requires_grad_()
+    expected = PadShortcut(data.channels, data.channels + new, stride)(images)
+    out, bench = Plane(*expected.shape[1:]), Bench(simd)
+    forward, _ = bench.emit(pointwise.subsample, data, out, stride)
+    backward, _ = bench.emit(pointwise.subsample_backward, data, out, stride)
+    gradient = of(2, simd, out)
+    (wanted,) = torch.autograd.grad(expected, images, gradient)
+    source, result = bench.blocked(images), bench.memory(1, *data_shape(out, simd))
+    bench.call(forward, source, result)
+    assert torch.equal(samples(result), expected.detach().double())
+    bench.call(backward, bench.blocked(gradient), source)
+    assert torch.equal(samples(source), wanted.double())
+
+
+# ------------------------------------------------------------------------------------------------ dropout
+
+SIZE = 2000
+
+
+def dropped(simd: Simd, p: float, keys: list[int], values: torch.Tensor, masking: torch.Tensor | None = None) -> Array:
+    """What dropout makes of [numbers, width], each sample with a key."""
+    bench = Bench(simd)
+    name, _ = bench.emit(pointwise.dropout, len(values), p, mask=masking is not None)
+    held, out = bench.memory(simd.width), bench.memory(*values.shape)
+    held[:] = np.array(keys, np.int32).view(np.float32)
+    bench.call(name, bench.copied(values), out, held, 0 if masking is None else bench.copied(masking))
+    return out
+
+
+def kept(simd: Simd, p: float, keys: list[int]) -> npt.NDArray[np.bool_]:
+    """Which numbers survive, bool [numbers, width]."""
+    survives: npt.NDArray[np.bool_] = dropped(simd, p, keys, torch.ones(SIZE, simd.width)) != 0
+    return survives
+
+
+@simds
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9])
+def test_dropout_keeps_its_share_of_numbers_and_scales_them(p: float, simd: Simd) -> None:
+    values = drawn(1, SIZE, simd.width)
+    out = dropped(simd, p, list(range(simd.width)), values)
+    survives = out != 0
+    five_deviations = 5 * (p * (1 - p) / survives.size) ** 0.5
+    assert abs(survives.mean() - (1 - p)) <= five_deviations
+    scaled = torch.from_numpy(survives) * values.double() / (1 - p)
+    assert error(out, scaled) <= 1e-6
+
+
+@simds
+def test_dropout_drops_the_same_numbers_backward_where_nothing_masks(simd: Simd) -> None:
+    keys, masking = list(range(100, 100 + simd.width)), few(3, SIZE, simd.width)
+    forward = dropped(simd, 0.3, keys, drawn(1, SIZE, simd.width)) != 0
+    backward = dropped(simd, 0.3, keys, drawn(2, SIZE, simd.width), masking) != 0
+    assert np.array_equal(backward, forward & (masking > 0).numpy())
+
+
+def test_what_dropout_drops_depends_on_the_key_alone() -> None:
+    keys = [7, -1, 2**31 - 1, -(2**31), *range(12)]
+    wide, narrow = kept(SIMDS[0], 0.5, keys), kept(SIMDS[2], 0.5, keys[3::-1])
+    assert np.array_equal(narrow, wide[:, 3::-1])
+
+
+def test_neither_neighbouring_keys_nor_neighbouring_numbers_agree_more_than_by_chance() -> None:
+    survives = kept(SIMDS[0], 0.5, list(range(16)))
+    for one, other in ((survives[:, 1:], survives[:, :-1]), (survives[1:], survives[:-1])):
+        assert abs((one == other).mean() - 0.5) <= 5 * 0.5 / one.size**0.5

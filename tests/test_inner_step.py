@@ -1,0 +1,148 @@
+"""The training step alone: its plan, its memory of plans, and what it does where nothing can be compiled."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from bptcnn.errors import UnsupportedError
+from bptcnn.inner import TrainStep
+from bptcnn.inner.compiled import Compiled
+from bptcnn.inner.eager import Eager
+from bptcnn.inner.plan import Gradients, plan
+from bptcnn.inner.step import gradients
+from bptcnn.models import ModelConfig, build
+
+IMAGES, LABELS = torch.randn(32, 1, 12, 12), torch.arange(32) % 4
+
+
+def lenet() -> nn.Module:
+    return build(ModelConfig(name="lenet5"), (1, 12, 12), 4, seed=1)
+
+
+class Clock:
+    """Moves only when a candidate works."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def candidate(clock: Clock, seconds: float, calls: list[str], name: str) -> Gradients:
+    def work(images: torch.Tensor, labels: torch.Tensor, loss: object) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(name)
+        clock.now += seconds
+        return torch.zeros(()), torch.zeros(len(images), 4)
+
+    return work
+
+
+def test_the_fastest_candidate_wins_and_the_reason_is_said() -> None:
+    clock, calls = Clock(), []
+    ways = {name: candidate(clock, s, calls, name) for name, s in (("slow", 0.4), ("fast", 0.1), ("middle", 0.2))}
+    makers = {name: (lambda way=way: way) for name, way in ways.items()}
+    made, winner = plan(nn.Identity(), (IMAGES, LABELS), functional.cross_entropy, makers, budget_s=3.0, clock=clock)
+    assert winner is ways["fast"]
+    assert {row.name: row.samples_per_s for row in made.rows} == {"slow": 80.0, "fast": 320.0, "middle": 160.0}
+    assert made.reason == "fast is 2.00 times as fast as middle"
+    # One step each to warm up, then whole turns until the time is used.
+    assert calls[:6] == ["slow", "fast", "middle"] * 2
+    assert clock.now <= 0.7 + 3.0 + 0.4
+
+
+def test_what_can_not_be_made_is_noted_and_the_module_is_as_before() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(144, 4))
+
+    def broken() -> Gradients:
+        raise UnsupportedError("layer X is not compiled")
+
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.get_rng_state()
+    ways = {"compiled": broken, "pytorch": lambda: Eager(network)}
+    ticks = itertools.count()
+    made, _ = plan(network, (IMAGES, LABELS), functional.cross_entropy, ways, clock=lambda: float(next(ticks)))
+    assert made.winner == "pytorch"
+    assert [row.note for row in made.rows] == ["layer X is not compiled", ""]
+    assert made.reason == "pytorch is the only one that was measured"
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_plan_is_remembered_for_this_network_and_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BPTCNN_CACHE", str(tmp_path))
+    network = lenet()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    first = TrainStep(network, functional.cross_entropy, optimizer, (IMAGES, LABELS))
+    monkeypatch.setattr("bptcnn.inner.plan.plan", None)  # is not called again
+    assert TrainStep(network, functional.cross_entropy, optimizer, (IMAGES, LABELS)).plan == first.plan
+    with pytest.raises(TypeError):
+        TrainStep(network, functional.cross_entropy, optimizer, (IMAGES[:8], LABELS[:8]))
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop])
+def test_any_optimizer_takes_the_same_steps_as_in_a_plain_loop(make: type[torch.optim.Optimizer]) -> None:
+    network, plain = lenet(), lenet()
+    step = TrainStep(
+        network, functional.cross_entropy, make(network.parameters(), lr=0.01), (IMAGES, LABELS), num_lanes=2
+    )
+    optimizer = make(plain.parameters(), lr=0.01)
+    for count in (32, 32, 20, 48):
+        images, labels = torch.randn(count, 1, 12, 12), torch.arange(count) % 4
+        optimizer.zero_grad()
+        expected = functional.cross_entropy(plain(images), labels)
+        expected.backward()
+        optimizer.step()
+        assert step(images, labels).item() == pytest.approx(expected.item(), rel=1e-4)
+        assert step.scores.shape == (count, 4)
+    for mine, other in zip(network.parameters(), plain.parameters(), strict=True):
+        # Adam's first steps divide by the gradient's own size, and so make small differences large.
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=2e-3)
+
+
+def test_gradients_cleared_by_the_user_do_no_harm() -> None:
+    network = lenet()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    step = TrainStep(network, functional.cross_entropy, optimizer, (IMAGES, LABELS), num_lanes=1)
+    first = step(IMAGES, LABELS).item()
+    for _ in range(10):
+        optimizer.zero_grad(set_to_none=True)
+        last = step(IMAGES, LABELS).item()
+    assert last < first
+
+
+def test_bf16_and_unknown_layers_are_left_to_pytorch() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(400, 4))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    step = TrainStep(network, functional.cross_entropy, optimizer, (IMAGES, LABELS), num_lanes=1)
+    assert "GELU" in step.plan.rows[0].note
+    assert step(IMAGES, LABELS).item() > step(IMAGES, LABELS).item()
+    half = TrainStep(lenet(), functional.cross_entropy, optimizer, (IMAGES, LABELS), precision="bf16", num_lanes=1)
+    assert half.plan.rows[0].note == "bf16 is left to PyTorch"
+    assert half(IMAGES, LABELS).dtype == torch.float32
+
+
+def test_workers_compile_by_rule() -> None:
+    assert isinstance(gradients(lenet(), (1, 12, 12), 32, "fp32", 1), Compiled)
+    assert gradients(lenet(), (1, 12, 12), 32, "bf16", 1) is None
+    assert gradients(lenet(), (1, 12, 12), 1, "fp32", 1) is None
+    assert gradients(nn.Sequential(nn.Flatten(), nn.Linear(144, 4), nn.GELU()), (1, 12, 12), 32, "fp32", 1) is None
+
+
+def test_the_step_of_the_readme_trains() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    _, code = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    model = lenet()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    names = {"nn": nn, "model": model, "optimizer": optimizer, "loader": [(IMAGES, LABELS)] * 30}
+    with patch("bptcnn.inner.plan.BUDGET_S", 0.2):
+        exec(code, names)
+    assert names["loss"].item() < functional.cross_entropy(lenet()(IMAGES), LABELS).item()
