@@ -25,11 +25,11 @@ def plan(
     from bptcnn.errors import ConfigError
     from bptcnn.inner.account import account
     from bptcnn.inner.compiled import Compiled
-    from bptcnn.inner.hardware import num_cores
     from bptcnn.inner.lanes import Lanes
-    from bptcnn.inner.memory import keep_memory
+    from bptcnn.inner.machine.hardware import num_cores
+    from bptcnn.inner.machine.memory import keep_memory
     from bptcnn.inner.plan import remembered
-    from bptcnn.inner.trace import chrome_trace
+    from bptcnn.inner.tasks.trace import chrome_trace
     from bptcnn.models import ModelConfig, build
 
     if precision not in ("fp32", "bf16"):

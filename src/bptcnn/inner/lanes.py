@@ -16,9 +16,9 @@ from llvmlite import ir
 
 from bptcnn.inner.kernels import runner
 from bptcnn.inner.kernels.jit import Code
-from bptcnn.inner.program import Program
-from bptcnn.inner.schedule import priorities
-from bptcnn.inner.tasks import followers
+from bptcnn.inner.lowering.program import Program
+from bptcnn.inner.tasks.dag import followers
+from bptcnn.inner.tasks.schedule import priorities
 
 Numbers = npt.NDArray[np.int64]
 
