@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from llvmlite import ir
 
-from bptcnn.inner.buffers import Array, aligned
-from bptcnn.inner.hardware import Simd
 from bptcnn.inner.kernels.jit import Code
+from bptcnn.inner.lowering.buffers import Array, aligned
+from bptcnn.inner.machine.hardware import Simd
 
 SIMDS = tuple(
     Simd(width=width, registers=registers, bf16=False) for width, registers in ((16, 32), (8, 16), (4, 32), (4, 16))

@@ -88,6 +88,10 @@ def test_plan_prints_every_way_and_writes_a_trace(tmp_path: Path, capsys: pytest
     ]
     assert " times as fast as " in printed
     assert trace.exists() == ("wrote" in printed)
+    picture = tmp_path / "step.svg"
+    with patch("bptcnn.inner.plan.BUDGET_S", 0.2):
+        assert main(["plan", *flags[:-1], str(picture)]) == 0
+    assert not picture.exists() or picture.read_text().startswith("<svg")
 
 
 def test_plan_names_what_is_wrong(complaint: Callable[..., str]) -> None:

@@ -13,13 +13,13 @@ from torch.nn import functional
 
 from bptcnn.inner.account import account
 from bptcnn.inner.compiled import Compiled
-from bptcnn.inner.graph import Dropout
-from bptcnn.inner.hardware import Simd
+from bptcnn.inner.graph.layers import Dropout
+from bptcnn.inner.graph.reader import graph
 from bptcnn.inner.kernels import library
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.lanes import Lanes
-from bptcnn.inner.reader import graph
-from bptcnn.inner.tasks import Kind
+from bptcnn.inner.machine.hardware import Simd
+from bptcnn.inner.tasks.dag import Kind
 from bptcnn.models import ModelConfig, build
 
 Shape = tuple[int, int, int]

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from bptcnn.errors import UnsupportedError
-from bptcnn.inner.graph import (
+from bptcnn.inner.graph.layers import (
     IMAGES,
     Add,
     Conv,
@@ -24,8 +24,8 @@ from bptcnn.inner.graph import (
     Relu,
     Subsample,
 )
+from bptcnn.inner.graph.reader import graph
 from bptcnn.inner.kernels.shape import Plane
-from bptcnn.inner.reader import graph
 from bptcnn.models import ModelConfig, build
 
 SHAPE = Plane(3, 8, 8)

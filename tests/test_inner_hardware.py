@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bptcnn import __version__
-from bptcnn.inner import hardware
-from bptcnn.inner.hardware import Simd, affinity, cache_bytes, fingerprint, num_cores, pin, quota_cores, simd
+from bptcnn.inner.machine import hardware
+from bptcnn.inner.machine.hardware import Simd, affinity, cache_bytes, fingerprint, num_cores, pin, quota_cores, simd
 
 V2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"
 V1 = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct"

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from bptcnn.inner.buffers import Array
-from bptcnn.inner.hardware import Simd
 from bptcnn.inner.kernels import conv, weights
 from bptcnn.inner.kernels.conv import Epilogue
 from bptcnn.inner.kernels.shape import Plane, Window
+from bptcnn.inner.lowering.buffers import Array
+from bptcnn.inner.machine.hardware import Simd
 
 WIDE = SIMDS[0]
 PLAIN = Epilogue()

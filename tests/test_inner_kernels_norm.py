@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from bptcnn.inner.buffers import Array
-from bptcnn.inner.hardware import Simd
 from bptcnn.inner.kernels import norm
 from bptcnn.inner.kernels.shape import Plane
+from bptcnn.inner.lowering.buffers import Array
+from bptcnn.inner.machine.hardware import Simd
 
 SPARE = 1
 """Blocks for which there is memory but no samples."""

@@ -11,10 +11,10 @@ import torch
 from blocks import SIMDS, Bench, drawn, error, number, samples
 from torch.nn import functional
 
-from bptcnn.inner.buffers import Array
-from bptcnn.inner.hardware import Simd
 from bptcnn.inner.kernels import pointwise, pool
 from bptcnn.inner.kernels.shape import Plane
+from bptcnn.inner.lowering.buffers import Array
+from bptcnn.inner.machine.hardware import Simd
 from bptcnn.models.resnet import PadShortcut
 
 simds = pytest.mark.parametrize("simd", SIMDS[:3], ids=str)

@@ -6,10 +6,10 @@ from blocks import SIMDS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bptcnn.inner.hardware import Simd
 from bptcnn.inner.kernels.conv import alike, output_tile
 from bptcnn.inner.kernels.shape import Plane, Taps, Window, backward_taps, forward_taps
 from bptcnn.inner.kernels.weights import weight_tile
+from bptcnn.inner.machine.hardware import Simd
 
 Meetings = list[tuple[int, int, int]]
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from bptcnn.inner import memory
-from bptcnn.inner.memory import keep_memory, peak_bytes
+from bptcnn.inner.machine import memory
+from bptcnn.inner.machine.memory import keep_memory, peak_bytes
 
 ON_GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 STEPS = """
 import json, sys, threading, torch
-from bptcnn.inner.memory import keep_memory, minor_faults
+from bptcnn.inner.machine.memory import keep_memory, minor_faults
 
 torch.set_num_threads(1)
 took_effect = [keep_memory() for _ in range(int(sys.argv[1]))]
@@ -46,7 +46,7 @@ print(json.dumps([took_effect, *faults]))
 
 GROWTH = """
 import json
-from bptcnn.inner.memory import minor_faults, peak_bytes
+from bptcnn.inner.machine.memory import minor_faults, peak_bytes
 
 before = minor_faults(), peak_bytes()
 block = bytearray(b"x") * (512 << 20)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bptcnn.inner.schedule import Schedule, measured, priorities, schedule
-from bptcnn.inner.tasks import Kind, Task, bottom_levels, diamond, levels
+from bptcnn.inner.tasks.dag import Kind, Task, bottom_levels, diamond, levels
+from bptcnn.inner.tasks.schedule import Schedule, measured, priorities, schedule
 
 Graph = tuple[tuple[int, ...], ...]
 

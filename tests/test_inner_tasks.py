@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bptcnn.inner.tasks import Kind, Task, bottom_levels, check, diamond, followers, levels, seconds_of
+from bptcnn.inner.tasks.dag import Kind, Task, bottom_levels, check, diamond, followers, levels, seconds_of
 
 Graph = tuple[tuple[int, ...], ...]
 

@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bptcnn.inner.schedule import Schedule, measured, schedule
-from bptcnn.inner.tasks import Kind, Task, diamond
-from bptcnn.inner.trace import COLOURS, CRITICAL, CRITICAL_CNAME, chrome_trace, timeline_svg
+from bptcnn.inner.tasks.dag import Kind, Task, diamond
+from bptcnn.inner.tasks.schedule import Schedule, measured, schedule
+from bptcnn.inner.tasks.trace import COLOURS, CRITICAL, CRITICAL_CNAME, chrome_trace, timeline_svg
 
 TASKS = diamond()
 PLAN = schedule(TASKS, 2, (1e-3, 5e-3, 2e-3, 1e-3))  # lanes 0 1 0 0, from 0 1 1 6 ms; critical are 0, 1 and 3

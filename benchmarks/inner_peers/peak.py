@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from bptcnn.inner.memory import keep_memory
+from bptcnn.inner.machine.memory import keep_memory
 
 SIDE = 2048
 IMAGES, CHANNELS, PIXELS = 32, 256, 16

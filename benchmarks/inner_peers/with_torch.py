@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bptcnn.inner.memory import keep_memory
+from bptcnn.inner.machine.memory import keep_memory
 from bptcnn.models import ModelConfig, build
 from inner_peers.case import LR, MOMENTUM, NUM_CLASSES, SEED, WEIGHT_DECAY, CannotRunError, Setup
 

@@ -16,7 +16,9 @@ def plan(
     classes: Annotated[int, typer.Option(min=1, help="Outputs of the network.")] = 10,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     lanes: Annotated[int, typer.Option(min=0, help="Cores to use; 0: all.")] = 0,
-    trace: Annotated[Path | None, typer.Option(help="Write a step's tasks for chrome://tracing or Perfetto.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write a step's tasks: .json for Perfetto, .svg as a picture.")
+    ] = None,
 ) -> None:
     """Measure a training step in every way that is known here, and say which one is used."""
     import torch
@@ -25,11 +27,11 @@ def plan(
     from bptcnn.errors import ConfigError
     from bptcnn.inner.account import account
     from bptcnn.inner.compiled import Compiled
-    from bptcnn.inner.hardware import num_cores
     from bptcnn.inner.lanes import Lanes
-    from bptcnn.inner.memory import keep_memory
+    from bptcnn.inner.machine.hardware import num_cores
+    from bptcnn.inner.machine.memory import keep_memory
     from bptcnn.inner.plan import remembered
-    from bptcnn.inner.trace import chrome_trace
+    from bptcnn.inner.tasks.trace import chrome_trace, timeline_svg
     from bptcnn.models import ModelConfig, build
 
     if precision not in ("fp32", "bf16"):
@@ -66,7 +68,8 @@ def plan(
             f"{schedule.critical_waiting_s * 1e3:.2f} ms"
         )
         if trace is not None:
-            trace.write_text(json.dumps(chrome_trace(tasks, schedule)))
+            picture = trace.suffix == ".svg"
+            trace.write_text(timeline_svg(tasks, schedule) if picture else json.dumps(chrome_trace(tasks, schedule)))
             typer.echo(f"wrote {trace}")
     elif trace is not None:
         typer.echo(f"no trace: PyTorch's own step has no tasks, so {trace} was not written")

@@ -1,9 +1,9 @@
 """INNER LAYER: one worker. Leases come in, local steps run, differences go out.
 
-A step is a network's layers (``graph``) written as kernel calls on blocks of samples (``lower``, ``backward``), divided
-into tasks (``program``, ``tasks``) that threads work off, critical path first (``schedule``, ``lanes``); the kernels
-themselves are machine code made for this machine's vectors (``kernels``). What can't be compiled runs in PyTorch
-(``eager``). ``Learner`` does the arithmetic of one worker with it, ``LocalWorker`` keeps the leases.
+A step is a network's layers (``graph``), written as kernel calls on blocks of samples and divided into tasks
+(``lowering``), which threads work off, critical path first (``tasks``, ``lanes``); the kernels are machine code made
+for this machine's vectors (``machine``, ``kernels``). What can't be compiled runs in PyTorch (``eager``). ``Learner``
+does a worker's arithmetic with it, ``LocalWorker`` keeps the leases, ``TrainStep`` is for those without a cluster.
 """
 
 from bptcnn.inner.learner import Learner, accuracy_of

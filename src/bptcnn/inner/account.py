@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bptcnn.inner.compiled import Compiled
-from bptcnn.inner.schedule import Schedule, measured
-from bptcnn.inner.tasks import Kind, Task, followers
+from bptcnn.inner.tasks.dag import Kind, Task, followers
+from bptcnn.inner.tasks.schedule import Schedule, measured
 
 
 def account(compiled: Compiled) -> tuple[tuple[Task, ...], Schedule]:

@@ -7,19 +7,19 @@ import torch
 from torch import nn
 
 from bptcnn.errors import UnsupportedError
-from bptcnn.inner.backward import Backward
-from bptcnn.inner.buffers import Buffers
 from bptcnn.inner.eager import Loss
-from bptcnn.inner.graph import Dropout, Norm
-from bptcnn.inner.hardware import Simd, host_simd
+from bptcnn.inner.graph.layers import Dropout, Norm
+from bptcnn.inner.graph.reader import graph
 from bptcnn.inner.kernels.library import Library
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.lanes import Lanes, Table
-from bptcnn.inner.lower import lower_forward
-from bptcnn.inner.program import Program
-from bptcnn.inner.reader import graph
-from bptcnn.inner.tasks import seconds_of
-from bptcnn.inner.threads import one_thread
+from bptcnn.inner.lowering.backward import Backward
+from bptcnn.inner.lowering.buffers import Buffers
+from bptcnn.inner.lowering.forward import lower_forward
+from bptcnn.inner.lowering.program import Program
+from bptcnn.inner.machine.hardware import Simd, host_simd
+from bptcnn.inner.machine.threads import one_thread
+from bptcnn.inner.tasks.dag import seconds_of
 
 FLOPS_PER_S, BYTES_PER_S = 1e11, 1e10
 """A core's speed as far as it decides which task comes first."""

@@ -16,9 +16,9 @@ from llvmlite import ir
 
 from bptcnn.inner.kernels import runner
 from bptcnn.inner.kernels.jit import Code
-from bptcnn.inner.program import Program
-from bptcnn.inner.schedule import priorities
-from bptcnn.inner.tasks import followers
+from bptcnn.inner.lowering.program import Program
+from bptcnn.inner.tasks.dag import followers
+from bptcnn.inner.tasks.schedule import priorities
 
 Numbers = npt.NDArray[np.int64]
 
@@ -124,14 +124,16 @@ class _Helper:
 
     def __init__(self, loop: Callable[[int], None]) -> None:
         self._loop = loop
-        self._bell = threading.Semaphore(0)
+        self._bell = threading.Lock()  # held while there is nothing to do
+        self._bell.acquire()
         self._job: tuple[Table, int] | None = None
         threading.Thread(target=self._work, daemon=True, name="lane").start()
 
     def wake(self, table: Table | None, lane: int = 0) -> None:
         """Let it help with a table; None ends it."""
         self._job = None if table is None else (table, lane)
-        self._bell.release()
+        if self._bell.locked():  # else it has not even heard the last call, and finds this job
+            self._bell.release()
 
     def _work(self) -> None:
         while True:

@@ -15,8 +15,8 @@ from bptcnn.errors import UnsupportedError
 from bptcnn.inner import cache
 from bptcnn.inner.compiled import Compiled
 from bptcnn.inner.eager import Eager, Loss, Precision
-from bptcnn.inner.hardware import fingerprint
 from bptcnn.inner.lanes import Lanes
+from bptcnn.inner.machine.hardware import fingerprint
 
 BUDGET_S = 3.0
 """Seconds of measuring after one step each; a candidate that does not get its turn is not chosen."""

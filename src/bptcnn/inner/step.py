@@ -10,11 +10,11 @@ from torch import nn
 from bptcnn.errors import UnsupportedError
 from bptcnn.inner.compiled import Compiled
 from bptcnn.inner.eager import Eager, Loss, Precision
-from bptcnn.inner.hardware import host_simd, num_cores
 from bptcnn.inner.lanes import Lanes
-from bptcnn.inner.memory import keep_memory
+from bptcnn.inner.machine.hardware import host_simd, num_cores
+from bptcnn.inner.machine.memory import keep_memory
+from bptcnn.inner.machine.threads import one_thread
 from bptcnn.inner.plan import Gradients, Plan, remembered
-from bptcnn.inner.threads import one_thread
 
 SPARE_ROOM = 1.5
 """Batches may be so much larger than their usual size and still be trained by compiled code."""

@@ -21,7 +21,7 @@ from bptcnn.engine.ray.server import Order, Report, ServerActor
 from bptcnn.engine.ray.signals import StopSignals
 from bptcnn.errors import BptcnnError, ClusterError
 from bptcnn.folder import RunFolder
-from bptcnn.inner.threads import one_thread
+from bptcnn.inner.machine.threads import one_thread
 from bptcnn.models import FlatModel
 from bptcnn.outer.messages import Dismiss, Evaluate, Evaluated, Finish, Replace
 

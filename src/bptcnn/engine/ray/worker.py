@@ -20,8 +20,8 @@ from bptcnn.engine.ray.server import Answer
 from bptcnn.engine.translate import pushed, work
 from bptcnn.errors import DivergedError, WorkerError
 from bptcnn.inner import LocalWorker, Throttle
-from bptcnn.inner.hardware import num_cores
-from bptcnn.inner.memory import keep_memory
+from bptcnn.inner.machine.hardware import num_cores
+from bptcnn.inner.machine.memory import keep_memory
 from bptcnn.outer.messages import Refuse, Send
 
 PROBE_STEPS = 2

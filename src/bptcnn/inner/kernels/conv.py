@@ -13,9 +13,9 @@ from itertools import product
 
 from llvmlite import ir
 
-from bptcnn.inner.hardware import Simd
 from bptcnn.inner.kernels.emit import I64, Kernel, Value, Variable, tiles
 from bptcnn.inner.kernels.shape import Plane, Taps, Window, backward_taps, forward_taps
+from bptcnn.inner.machine.hardware import Simd
 
 LATENCY = 8
 """Independent multiply-adds that keep the units of a core busy."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from bptcnn.inner.hardware import Simd
 from bptcnn.inner.kernels.jit import Code
+from bptcnn.inner.machine.hardware import Simd
 
 _compiled: dict[object, tuple[int, Any, Code]] = {}
 """Address of each kernel, what its emitter said of it, and what keeps it in memory."""

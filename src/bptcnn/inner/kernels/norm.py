@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from bptcnn.inner.hardware import Simd
 from bptcnn.inner.kernels.emit import F32, F64, I64, Kernel, Value
 from bptcnn.inner.kernels.shape import Plane
+from bptcnn.inner.machine.hardware import Simd
 
 SUMS = 2
 """Numbers that a block has for each channel."""

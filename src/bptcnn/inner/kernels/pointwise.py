@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from bptcnn.inner.hardware import Simd
 from bptcnn.inner.kernels.emit import I32, PTR, Kernel, Value
 from bptcnn.inner.kernels.shape import Plane
+from bptcnn.inner.machine.hardware import Simd
 
 
 def pack(module: ir.Module, name: str, simd: Simd, data: Plane) -> None:

@@ -6,9 +6,9 @@ from itertools import product
 
 from llvmlite import ir
 
-from bptcnn.inner.hardware import Simd
 from bptcnn.inner.kernels.emit import Kernel, Value
 from bptcnn.inner.kernels.shape import Plane
+from bptcnn.inner.machine.hardware import Simd
 
 
 def pooled(data: Plane, side: int) -> Plane:

@@ -11,10 +11,10 @@ from itertools import product
 
 from llvmlite import ir
 
-from bptcnn.inner.hardware import Simd
 from bptcnn.inner.kernels.conv import LATENCY, alike
 from bptcnn.inner.kernels.emit import F32, I64, Kernel, Value, tiles
 from bptcnn.inner.kernels.shape import Plane, Window, forward_taps
+from bptcnn.inner.machine.hardware import Simd
 
 
 @dataclass(frozen=True, slots=True)

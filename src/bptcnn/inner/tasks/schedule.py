@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import fsum, inf, isfinite
 
-from bptcnn.inner.tasks import Task, bottom_levels, check, followers, levels
+from bptcnn.inner.tasks.dag import Task, bottom_levels, check, followers, levels
 
 Priority = tuple[int, float, int]
 """Level, bottom level negated, id. Of the ready tasks the smallest starts first; the last entry says which it is."""
@@ -124,7 +124,7 @@ def priorities(tasks: Sequence[Task], seconds: Sequence[float]) -> tuple[Priorit
         A key for each task; the smallest starts first.
 
     Example:
-        >>> from bptcnn.inner.tasks import diamond
+        >>> from bptcnn.inner.tasks.dag import diamond
         >>> priorities(diamond(), (1, 2, 5, 1))
         ((0, -7, 0), (1, -3, 1), (1, -6, 2), (2, -1, 3))
     """
@@ -153,7 +153,7 @@ def schedule(tasks: Sequence[Task], num_lanes: int, seconds: Sequence[float]) ->
         AssertionError: the tasks are not in order, or a time is missing, negative or not finite.
 
     Example:
-        >>> from bptcnn.inner.tasks import diamond
+        >>> from bptcnn.inner.tasks.dag import diamond
         >>> plan = schedule(diamond(), 2, (1, 5, 2, 1))
         >>> plan.lane, plan.start_s
         ((0, 1, 0, 0), (0.0, 1.0, 1.0, 6.0))
@@ -214,7 +214,7 @@ def measured(
         AssertionError: a task is missing, started before its dependencies had finished, or overlaps another one.
 
     Example:
-        >>> from bptcnn.inner.tasks import diamond
+        >>> from bptcnn.inner.tasks.dag import diamond
         >>> ran = measured(diamond(), 2, [0, 0, 1, 0], [50, 51, 52, 57], [51, 56, 54, 58], began_s=49)
         >>> ran.makespan_s, ran.critical_path, ran.critical_waiting_s
         (9, (0, 1, 3), 2.0)

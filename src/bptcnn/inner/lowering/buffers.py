@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from bptcnn.inner.graph import IMAGES, Layer, Norm
+from bptcnn.inner.graph.layers import IMAGES, Layer, Norm
 from bptcnn.inner.kernels.norm import COEFFICIENTS, SUMS, TABLE
 from bptcnn.inner.kernels.shape import Plane
 

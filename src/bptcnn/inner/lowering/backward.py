@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from bptcnn.inner.buffers import Buffers, Rows
-from bptcnn.inner.graph import IMAGES, Add, Conv, Dropout, GlobalMean, Layer, MaxPool, Norm, Relu, Subsample
+from bptcnn.inner.graph.layers import IMAGES, Add, Conv, Dropout, GlobalMean, Layer, MaxPool, Norm, Relu, Subsample
 from bptcnn.inner.kernels import conv, norm, pointwise, pool, weights
 from bptcnn.inner.kernels.library import Library
-from bptcnn.inner.lower import Writer, flops, label
-from bptcnn.inner.program import Call, Program, ranges
-from bptcnn.inner.tasks import Kind
+from bptcnn.inner.lowering.buffers import Buffers, Rows
+from bptcnn.inner.lowering.program import Call, Program, ranges
+from bptcnn.inner.lowering.writer import Writer, flops, label
+from bptcnn.inner.tasks.dag import Kind
 
 WEIGHT_TASKS = 2
 """Tasks for the gradient of one layer's weights, for each lane: so many that a slow lane can take fewer."""

@@ -7,8 +7,8 @@ from math import floor, log10
 from typing import Any
 from xml.sax.saxutils import escape
 
-from bptcnn.inner.schedule import Schedule
-from bptcnn.inner.tasks import Kind, Task
+from bptcnn.inner.tasks.dag import Kind, Task
+from bptcnn.inner.tasks.schedule import Schedule
 
 # One of the colours that trace viewers know by name; all others are left to the viewer.
 CRITICAL_CNAME = "terrible"
@@ -43,8 +43,8 @@ def chrome_trace(tasks: Sequence[Task], schedule: Schedule) -> dict[str, Any]:
     Source: "Trace Event Format", Google, of the Chromium project; complete (X) and metadata (M) events.
 
     Example:
-        >>> from bptcnn.inner.schedule import schedule
-        >>> from bptcnn.inner.tasks import diamond
+        >>> from bptcnn.inner.tasks.schedule import schedule
+        >>> from bptcnn.inner.tasks.dag import diamond
         >>> events = chrome_trace(diamond(), schedule(diamond(), 2, (1e-3, 5e-3, 2e-3, 1e-3)))["traceEvents"]
         >>> [(event["name"], event["ts"], event["dur"]) for event in events if event["ph"] == "X"][-1]
         ('conv 1 update', 6000.0, 1000.0)
@@ -107,8 +107,8 @@ def timeline_svg(tasks: Sequence[Task], schedule: Schedule, width: int = 960) ->
         An SVG document that refers to nothing outside it; what a pointer rests on is explained.
 
     Example:
-        >>> from bptcnn.inner.schedule import schedule
-        >>> from bptcnn.inner.tasks import diamond
+        >>> from bptcnn.inner.tasks.schedule import schedule
+        >>> from bptcnn.inner.tasks.dag import diamond
         >>> timeline_svg(diamond(), schedule(diamond(), 2, (1e-3, 5e-3, 2e-3, 1e-3))).count("<title>lane ")
         4
     """

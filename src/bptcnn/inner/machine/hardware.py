@@ -12,11 +12,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import version
 from math import ceil
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
-
-from bptcnn import __version__
 
 _ROOT = Path("/")
 _CACHE_BYTES = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
@@ -255,7 +254,7 @@ def fingerprint(root: Path = _ROOT) -> str:
             f"{num_cores(root)} cores",
             f"simd {vectors.width}x{vectors.registers}{' bf16' if vectors.bf16 else ''}",
             f"torch {torch.__version__}",
-            f"bptcnn {__version__}",
+            f"bptcnn {version('bptcnn')}",
         )
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from bptcnn.inner.tasks import Kind, Task
+from bptcnn.inner.tasks.dag import Kind, Task
 
 EVERY_BLOCK = -1
 """In place of a block, for a task that concerns them all."""

@@ -10,7 +10,19 @@ from torch import fx, nn
 from torch.nn import functional
 
 from bptcnn.errors import UnsupportedError
-from bptcnn.inner.graph import IMAGES, Add, Conv, Dropout, GlobalMean, Layer, MaxPool, Norm, Relu, Subsample, joined
+from bptcnn.inner.graph.layers import (
+    IMAGES,
+    Add,
+    Conv,
+    Dropout,
+    GlobalMean,
+    Layer,
+    MaxPool,
+    Norm,
+    Relu,
+    Subsample,
+    joined,
+)
 from bptcnn.inner.kernels.pool import pooled
 from bptcnn.inner.kernels.shape import Plane, Window
 from bptcnn.models.resnet import PadShortcut

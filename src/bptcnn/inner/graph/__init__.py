@@ -1,0 +1,1 @@
+"""A network as layers: what is to be computed."""

@@ -1,0 +1,1 @@
+"""Machine code, written for the shapes of the network at hand."""

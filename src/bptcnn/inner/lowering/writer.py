@@ -1,0 +1,77 @@
+"""What the forward and the backward pass are written with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bptcnn.inner.graph.layers import Conv, Layer
+from bptcnn.inner.kernels.library import Library
+from bptcnn.inner.lowering.buffers import Buffers
+from bptcnn.inner.lowering.program import Call, Chains, ranges
+from bptcnn.inner.tasks.dag import Kind
+
+
+class Writer:
+    """Appends calls to the chains of all blocks.
+
+    Args:
+        buffers: where numbers lie.
+        library: gets the kernels.
+        num_lanes: for how many lanes the work is divided.
+        kind: of tasks.
+
+    Attributes:
+        chains: the program in the making.
+        layer: name of the layer that is being written.
+    """
+
+    def __init__(self, buffers: Buffers, library: Library, num_lanes: int, kind: Kind) -> None:
+        self.buffers, self.library, self.num_lanes = buffers, library, num_lanes
+        self.chains = Chains(buffers.num_blocks, kind)
+        self.layer = ""
+
+    def each(self, kernel: str, arguments: Callable[[int], tuple[int, ...]], numbers: int) -> None:
+        """Call a kernel for each block.
+
+        Args:
+            kernel: its name.
+            arguments: of a block.
+            numbers: that it reads and writes for one sample.
+        """
+        for block in range(self.buffers.num_blocks):
+            call = Call(kernel, arguments(block))
+            self.chains.call(block, self.layer, call, 0.0, 4.0 * self.buffers.width * numbers)
+
+    def divided(self, kernel: str, arguments: Callable[[int], tuple[int, ...]], tiles: int, layer: Conv) -> None:
+        """Call a convolution for each block, in parts where there are fewer blocks than lanes.
+
+        Args:
+            kernel: its name.
+            arguments: of a block, but for the tiles.
+            tiles: what it can be divided by.
+            layer: for its cost.
+        """
+        width, num_blocks = self.buffers.width, self.buffers.num_blocks
+        parts = list(ranges(tiles, -(-self.num_lanes // num_blocks)))
+        cost = flops(layer) * width, 4.0 * width * (layer.data.size + layer.shape.size)
+        for block in range(num_blocks):
+            calls = [Call(kernel, (*arguments(block), *part)) for part in parts]
+            if len(calls) == 1:
+                self.chains.call(block, self.layer, calls[0], *cost)
+            else:
+                self.chains.split(block, self.layer, calls, *cost)
+
+
+def label(place: int, layer: Layer) -> str:
+    """What a layer is called in reports.
+
+    Args:
+        place: counted from 0.
+        layer: for its kind.
+    """
+    return f"{type(layer).__name__.lower()} {place + 1}"
+
+
+def flops(layer: Conv) -> float:
+    """Operations on one sample in one direction; padding counts, as is the custom."""
+    return 2.0 * layer.shape.size * layer.data.channels * layer.window.rows * layer.window.columns

@@ -1,0 +1,1 @@
+"""Tasks: what depends on what, what comes first, and what happened. Pure."""
