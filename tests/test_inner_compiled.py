@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -162,6 +163,13 @@ def test_weights_that_were_replaced_are_found_again() -> None:
     expected = functional.cross_entropy(reference(batch[0]), batch[1]).detach()
     assert float(loss) == pytest.approx(float(expected), rel=1e-5) != pytest.approx(float(before), rel=1e-2)
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_room_for_gradients_is_used_again() -> None:
+    compiled = Compiled(a_network(zoo("resnet20"), (3, 16, 16)), (3, 16, 16), 32, LANES)
+    sizes = Counter(rows.array.shape[1] for rows in compiled._backward._rooms)
+    assert len(sizes) <= 4
+    assert max(sizes.values()) <= 3  # of eight values in each of the three stages
 
 
 def test_an_equal_network_needs_no_new_code() -> None:

@@ -15,6 +15,7 @@ import torch
 from bptcnn.inner.graph.layers import IMAGES, Add, Conv, Dropout, GlobalMean, Layer, MaxPool, Norm, Relu, Subsample
 from bptcnn.inner.kernels import conv, norm, pointwise, pool, weights
 from bptcnn.inner.kernels.library import Library
+from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.lowering.buffers import Buffers, Rows
 from bptcnn.inner.lowering.program import Call, Program, ranges
 from bptcnn.inner.lowering.writer import Writer, flops, label
@@ -51,13 +52,16 @@ class Backward:
         self._left = dict(self._uses)
         self._gradients: dict[int, Rows] = {layers[-1].out: buffers.scores_gradient}
         self._weight_work: list[tuple[str, Conv, Rows]] = []
-        self._kept: list[Rows] = []
+        self._rooms: list[Rows] = []
+        self._free: list[Rows] = []
+        self._weight_tasks: list[int] = []
+        self._read_by_tasks: list[Rows] = []
 
     def write(self) -> Program:
         """Write the program; it holds addresses in rows that this object keeps."""
         for place, layer in reversed(list(enumerate(self._layers))):
             self._writer.layer = label(place, layer)
-            gradient = self._gradients[layer.out]
+            gradient = self._gradients.pop(layer.out)
             if isinstance(layer, Conv):
                 self._weight_work.append((self._writer.layer, layer, gradient))
                 self._conv(layer, gradient)
@@ -68,6 +72,7 @@ class Backward:
                     self._give(value, gradient)
             else:
                 self._simple(layer, gradient)
+            self._recycle()
         self._weights(self._writer.chains.close())
         return self._writer.chains.program
 
@@ -75,7 +80,7 @@ class Backward:
         (value,) = layer.inputs
         if value == IMAGES:
             return
-        before, data, target = self._gradients.get(value), self._buffers.values[value], self._room(layer)
+        before, data, target = self._gradients.get(value), self._buffers.values[value], self._room(layer.data)
         last = self._left[value] == 1
         then = conv.Epilogue(add=before is not None, mask=last and self._rectified(value))
         kernel, tiles = self._use(conv.backward_data, layer.window, layer.shape, layer.data, then)
@@ -99,9 +104,12 @@ class Backward:
         results = (self._gradient_of(parameter).data_ptr() for parameter in (module.weight, module.bias))
         blocks = buffers.blocks.ctypes.data
         call = Call(kernel, (rows.sums.address, counts.address, table, *results, coefficients, blocks))
-        self._weights(writer.chains.barrier(writer.layer, call))
+        # Who makes the gradients of weights may be one barrier late, not two: then what they read is free again.
+        before = writer.chains.barrier(writer.layer, call, self._weight_tasks)
+        self._weight_tasks, self._read_by_tasks = [], []
+        self._weights(before)
         kernel, _ = self._use(norm.backward_data, data)
-        target = source if self._spent(layer.inputs[0]) else self._room(layer)
+        target = source if self._spent(layer.inputs[0]) else self._room(layer.data)
         writer.each(
             kernel,
             lambda b: (gradient.row(b), source.row(b), coefficients, buffers.present.row(b), target.row(b)),
@@ -115,7 +123,7 @@ class Backward:
         buffers, each, (value,), size = self._buffers, self._writer.each, layer.inputs, layer.data.size
         data, mask = buffers.values[value], self._rectified(value) and self._uses[value] == 1
         in_place = isinstance(layer, MaxPool) and self._spent(value)
-        target = data if in_place else self._room(layer)
+        target = data if in_place else self._room(layer.data)
         if isinstance(layer, MaxPool):
             mask = False
             kernel, _ = self._use(pool.max_pool_backward, layer.data, layer.side, relu=layer.relu)
@@ -142,11 +150,11 @@ class Backward:
         mask = self._left[value] == 0 and self._rectified(value) and not masked
         size, total = producer.shape.size, part
         if before is not None:
-            total = self._keep(self._buffers.blocked(producer.shape))
+            total = self._room(producer.shape)
             kernel, _ = self._use(pointwise.add, size, relu=False, mask=mask)
             self._writer.each(kernel, lambda b: (before.row(b), part.row(b), total.row(b), data.row(b)), 3 * size)
         elif mask:
-            total = self._keep(self._buffers.blocked(producer.shape))
+            total = self._room(producer.shape)
             kernel, _ = self._use(pointwise.rectify, size)
             self._writer.each(kernel, lambda b: (part.row(b), total.row(b), data.row(b)), 3 * size)
         self._gradients[value] = total
@@ -160,13 +168,21 @@ class Backward:
         producer = self._producer.get(value)
         return producer is not None and producer.relu and not isinstance(producer, MaxPool)
 
-    def _room(self, layer: Layer) -> Rows:
-        """Room for the gradient of what a layer saw."""
-        return self._keep(self._buffers.blocked(layer.data))
+    def _room(self, plane: Plane) -> Rows:
+        """Room for a gradient: that of one which nobody reads any more, if there is one of this size."""
+        size = plane.size * self._buffers.width
+        for rows in self._free:
+            if rows.array.shape[1] == size:
+                self._free.remove(rows)
+                return rows
+        self._rooms.append(self._buffers.blocked(plane))
+        return self._rooms[-1]
 
-    def _keep(self, rows: Rows) -> Rows:
-        self._kept.append(rows)
-        return rows
+    def _recycle(self) -> None:
+        """Find the room that is free after this layer: the next calls come later in the same chains."""
+        later = [gradient for _, _, gradient in self._weight_work]
+        in_use = {id(rows) for rows in (*self._gradients.values(), *later, *self._read_by_tasks)}
+        self._free = [rows for rows in self._rooms if id(rows) not in in_use]
 
     def _weights(self, after: tuple[int, ...]) -> None:
         """Tasks for the gradients of weights, whose outputs' gradient is complete after some tasks."""
@@ -184,5 +200,7 @@ class Backward:
                 call = Call(kernel, (*fixed, first, last, buffers.blocks.ctypes.data, bias))
                 num_bytes = 4.0 * samples * (layer.data.size + share * layer.shape.size)
                 cost = share * flops(layer) * samples, num_bytes
-                writer.chains.task(Kind.BACKWARD_WEIGHT, name, part, after, [call], *cost)
+                number = writer.chains.task(Kind.BACKWARD_WEIGHT, name, part, after, [call], *cost)
+                self._weight_tasks.append(number)
+            self._read_by_tasks.append(gradient)
         self._weight_work = []

@@ -94,18 +94,19 @@ class Chains:
             for part, call in enumerate(calls)
         )
 
-    def barrier(self, layer: str, call: Call) -> tuple[int, ...]:
+    def barrier(self, layer: str, call: Call, also: Iterable[int] = ()) -> tuple[int, ...]:
         """A task after all chains; they go on after it.
 
         Args:
             layer: what it is for.
             call: the call.
+            also: other tasks that it comes after.
 
         Returns:
-            The tasks in front of it.
+            The last tasks of the chains in front of it.
         """
         before = self.close()
-        number = self.task(Kind.REDUCE, layer, 0, before, [call], 0.0, 0.0)
+        number = self.task(Kind.REDUCE, layer, 0, (*before, *also), [call], 0.0, 0.0)
         for chain in self._chains:
             chain.after = (number,)
         return before
