@@ -16,6 +16,7 @@ from bptcnn.errors import UnsupportedError
 from bptcnn.inner import TrainStep
 from bptcnn.inner.compiled import Compiled
 from bptcnn.inner.eager import Eager
+from bptcnn.inner.lanes import Lanes
 from bptcnn.inner.plan import Gradients, plan
 from bptcnn.inner.step import gradients
 from bptcnn.models import ModelConfig, build
@@ -106,6 +107,19 @@ def test_any_optimizer_takes_the_same_steps_as_in_a_plain_loop(make: type[torch.
     for mine, other in zip(network.parameters(), plain.parameters(), strict=True):
         # Adam's first steps divide by the gradient's own size, and so make small differences large.
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=2e-3)
+
+
+def test_frozen_weights_stay_as_they_are() -> None:
+    network = lenet()
+    first, second, *_ = network.parameters()
+    first.requires_grad_(False)
+    before = first.clone(), second.detach().clone()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, weight_decay=0.1)
+    step = TrainStep(network, functional.cross_entropy, optimizer, (IMAGES, LABELS), num_lanes=1)
+    step._gradients = Compiled(network, (1, 12, 12), 32, Lanes(1))
+    step(IMAGES, LABELS)
+    assert torch.equal(first, before[0])
+    assert not torch.equal(second, before[1])
 
 
 def test_gradients_cleared_by_the_user_do_no_harm() -> None:

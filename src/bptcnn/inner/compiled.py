@@ -133,7 +133,8 @@ class Compiled:
         self._scores_gradient[:blocks].copy_(gradient.view(blocks, -1, gradient.shape[1]).transpose(1, 2))
         self._lanes.run(self.tables[1])
         for parameter, own in zip(self._parameters, self._gradients, strict=True):
-            parameter.grad = own
+            if parameter.requires_grad:  # an optimizer moves whatever has a gradient
+                parameter.grad = own
         return value.detach(), scores.detach()
 
 

@@ -30,7 +30,8 @@ class TrainStep:
         model: the network, on the CPU, weights float32.
         loss: of scores and labels, averaged over the batch.
         optimizer: of ``torch.optim``, on the model's parameters.
-        example_batch: images [B, channels, rows, columns] and labels; later batches may be smaller.
+        example_batch: images [B, channels, rows, columns] and labels; later batches may be smaller, and larger
+            ones are left to PyTorch.
         precision: ``bf16`` runs forward and backward under autocast; weights stay float32.
         num_lanes: cores to use; None for all that this process may use.
 
@@ -58,7 +59,7 @@ class TrainStep:
         num_lanes: int | None = None,
     ) -> None:
         keep_memory()
-        self._model, self._loss, self._optimizer = model, loss, optimizer
+        self._loss, self._optimizer = loss, optimizer
         self._batch = len(example_batch[0])
         self._larger = Eager(model, precision)
         lanes = Lanes(num_lanes or num_cores())
