@@ -10,12 +10,10 @@ import torch
 from llvmlite import ir
 
 from bptcnn.inner.kernels.jit import Code
+from bptcnn.inner.kernels.shape import Vectors
 from bptcnn.inner.lowering.buffers import Array, aligned
-from bptcnn.inner.machine.hardware import Simd
 
-SIMDS = tuple(
-    Simd(width=width, registers=registers, bf16=False) for width, registers in ((16, 32), (8, 16), (4, 32), (4, 16))
-)
+KINDS = tuple(Vectors(width, registers) for width, registers in ((16, 32), (8, 16), (4, 32), (4, 16)))
 """AVX-512, AVX, NEON, SSE: all are compiled on any machine, as more or fewer instructions."""
 
 _GUARD = 64
@@ -28,11 +26,11 @@ class Bench:
     may write.
 
     Args:
-        simd: the vectors.
+        vectors: the vectors.
     """
 
-    def __init__(self, simd: Simd) -> None:
-        self.width, self._simd = simd.width, simd
+    def __init__(self, vectors: Vectors) -> None:
+        self.width, self._simd = vectors.width, vectors
         self._module = ir.Module()
         self._emitted: dict[object, tuple[str, Any]] = {}
         self._code: Code | None = None

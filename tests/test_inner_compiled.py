@@ -17,9 +17,8 @@ from bptcnn.inner.compiled import Compiled
 from bptcnn.inner.graph.layers import Dropout
 from bptcnn.inner.graph.reader import graph
 from bptcnn.inner.kernels import library
-from bptcnn.inner.kernels.shape import Plane
+from bptcnn.inner.kernels.shape import Plane, Vectors
 from bptcnn.inner.lanes import Lanes
-from bptcnn.inner.machine.hardware import Simd
 from bptcnn.inner.tasks.dag import Kind
 from bptcnn.models import ModelConfig, build
 
@@ -113,10 +112,10 @@ def test_loss_scores_gradients_and_statistics_are_exact(
 @pytest.mark.parametrize("num_lanes", [1, 3, 6])
 def test_every_lane_count_gives_the_same_bits(width: int, num_lanes: int) -> None:
     network = a_network(zoo("resnet8"), (3, 8, 8))
-    simd, batch = Simd(width=width, registers=32, bf16=False), a_batch((3, 8, 8), 19)
+    vectors, batch = Vectors(width, 32), a_batch((3, 8, 8), 19)
     alone, together = copy.deepcopy(network), copy.deepcopy(network)
-    Compiled(alone, (3, 8, 8), 19, Lanes(1), simd)(*batch, functional.cross_entropy)
-    compiled = Compiled(together, (3, 8, 8), 19, Lanes(num_lanes), simd)
+    Compiled(alone, (3, 8, 8), 19, Lanes(1), vectors)(*batch, functional.cross_entropy)
+    compiled = Compiled(together, (3, 8, 8), 19, Lanes(num_lanes), vectors)
     compiled(*batch, functional.cross_entropy)
     for mine, other in zip(gradients(alone), gradients(together), strict=True):
         assert torch.equal(mine, other)

@@ -9,18 +9,17 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 import torch
-from blocks import SIMDS, Bench, drawn, error, number, samples
+from blocks import KINDS, Bench, drawn, error, number, samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
 from bptcnn.inner.kernels import conv, weights
 from bptcnn.inner.kernels.conv import Epilogue
-from bptcnn.inner.kernels.shape import Plane, Window
+from bptcnn.inner.kernels.shape import Plane, Vectors, Window
 from bptcnn.inner.lowering.buffers import Array
-from bptcnn.inner.machine.hardware import Simd
 
-WIDE = SIMDS[0]
+WIDE = KINDS[0]
 PLAIN = Epilogue()
 TOLERANCE = 1e-6
 
@@ -76,14 +75,14 @@ class Convolution:
 
     Args:
         case: the convolution.
-        simd: the vectors.
+        vectors: the vectors.
     """
 
     blocks = 2
 
-    def __init__(self, case: Case, simd: Simd = WIDE) -> None:
-        self.case, self.bench = case, Bench(simd)
-        total, data, out = self.blocks * simd.width, case.data, case.out
+    def __init__(self, case: Case, vectors: Vectors = WIDE) -> None:
+        self.case, self.bench = case, Bench(vectors)
+        total, data, out = self.blocks * vectors.width, case.data, case.out
         self.data = drawn(1, total, data.channels, data.rows, data.columns)
         self.weight = drawn(2, case.filters, data.channels, case.window.rows, case.window.columns)
         self.bias = drawn(3, case.filters)
@@ -162,7 +161,7 @@ def tiles_of(convolution: Convolution) -> tuple[int, int, int]:
 
 def test_a_convolution_worked_out_by_hand() -> None:
     window, data = Window(2, 2, padding=1), Plane(1, 2, 2)
-    bench = Bench(SIMDS[3])
+    bench = Bench(KINDS[3])
     name, tiles = bench.emit(conv.forward, window, data, window.outputs(data, 1), bias=True, then=PLAIN)
     image = bench.blocked(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).expand(4, 1, 2, 2))
     filters, bias = bench.copied(torch.tensor([[[[1.0, 10.0], [100.0, 1000.0]]]])), bench.copied(torch.tensor([0.5]))
@@ -173,12 +172,12 @@ def test_a_convolution_worked_out_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("simd", "case"),
-    [*product(SIMDS[:1], CASES), *product(SIMDS[1:3], [CASES[place] for place in (0, 3, 6, 8, 9, 10, 12)])],
+    ("vectors", "case"),
+    [*product(KINDS[:1], CASES), *product(KINDS[1:3], [CASES[place] for place in (0, 3, 6, 8, 9, 10, 12)])],
     ids=str,
 )
-def test_a_convolution_and_its_gradients_are_those_of_pytorch(simd: Simd, case: Case) -> None:
-    convolution = Convolution(case, simd)
+def test_a_convolution_and_its_gradients_are_those_of_pytorch(vectors: Vectors, case: Case) -> None:
+    convolution = Convolution(case, vectors)
     tiles_of(convolution)  # all are compiled together
     of_data, of_weight, of_bias = convolution.gradients
     assert error(convolution.forward(bias=True, then=PLAIN), convolution.expected) <= TOLERANCE
@@ -216,10 +215,10 @@ def finished(total: torch.Tensor, then: Epilogue, added: torch.Tensor, masking: 
 EPILOGUES = [Epilogue(add=add, relu=relu, mask=mask) for add, relu, mask in product((False, True), repeat=3)]
 
 
-@pytest.mark.parametrize("simd", [SIMDS[0], SIMDS[3]], ids=str)
+@pytest.mark.parametrize("vectors", [KINDS[0], KINDS[3]], ids=str)
 @pytest.mark.parametrize("then", EPILOGUES, ids=str)
-def test_sums_are_finished_before_they_are_stored(then: Epilogue, simd: Simd) -> None:
-    convolution = Convolution(CASES[2], simd)
+def test_sums_are_finished_before_they_are_stored(then: Epilogue, vectors: Vectors) -> None:
+    convolution = Convolution(CASES[2], vectors)
     expected = finished(convolution.expected, then, convolution.added, convolution.masking)
     assert error(convolution.forward(bias=True, then=then), expected) <= TOLERANCE
 
@@ -246,7 +245,7 @@ def test_what_masks_lets_pass_only_what_is_positive() -> None:
 def divisions(draw: st.DrawFn) -> tuple[Convolution, list[list[tuple[int, int]]]]:
     """A convolution of many tiles, and for each kernel ranges that cover its tiles, in any order."""
     cases = [Case(Window(3, 3, padding=1), Plane(19, 5, 6), 23), Case(Window(3, 3), Plane(23, 14, 14), 38)]
-    convolution = Convolution(draw(st.sampled_from(cases)), draw(st.sampled_from(SIMDS[:3])))
+    convolution = Convolution(draw(st.sampled_from(cases)), draw(st.sampled_from(KINDS[:3])))
     ranges = []
     for tiles in tiles_of(convolution):
         assert tiles > 1
@@ -303,9 +302,9 @@ def convolutions(draw: st.DrawFn) -> Case:
 
 
 @settings(max_examples=15)
-@given(convolutions(), st.sampled_from(SIMDS))
-def test_a_convolution_of_any_shape_is_that_of_pytorch(case: Case, simd: Simd) -> None:
-    convolution = Convolution(case, simd)
+@given(convolutions(), st.sampled_from(KINDS))
+def test_a_convolution_of_any_shape_is_that_of_pytorch(case: Case, vectors: Vectors) -> None:
+    convolution = Convolution(case, vectors)
     tiles_of(convolution)
     of_data, of_weight, of_bias = convolution.gradients
     assert error(convolution.forward(bias=True, then=PLAIN), convolution.expected) <= TOLERANCE

@@ -7,15 +7,14 @@ from itertools import product
 
 import pytest
 import torch
-from blocks import SIMDS, Bench, drawn, error, number, samples
+from blocks import KINDS, Bench, drawn, error, number, samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
 from bptcnn.inner.kernels import norm
-from bptcnn.inner.kernels.shape import Plane
+from bptcnn.inner.kernels.shape import Plane, Vectors
 from bptcnn.inner.lowering.buffers import Array
-from bptcnn.inner.machine.hardware import Simd
 
 SPARE = 1
 """Blocks for which there is memory but no samples."""
@@ -37,7 +36,7 @@ class Layer:
     """Batch normalisation of some samples.
 
     Args:
-        simd: the vectors.
+        vectors: the vectors.
         data: a sample.
         num_samples: not only whole blocks.
         mean: around which the numbers lie.
@@ -49,7 +48,7 @@ class Layer:
 
     def __init__(
         self,
-        simd: Simd,
+        vectors: Vectors,
         data: Plane,
         num_samples: int,
         *,
@@ -60,7 +59,7 @@ class Layer:
         momentum: float = 0.1,
     ) -> None:
         shape = num_samples, data.channels, data.rows, data.columns
-        self.simd, self.plane, self.add, self.relu, self.eps, self.momentum = simd, data, add, relu, eps, momentum
+        self.vectors, self.plane, self.add, self.relu, self.eps, self.momentum = vectors, data, add, relu, eps, momentum
         self.data = mean + drawn(1, *shape) * (1 + torch.arange(data.channels)[:, None, None])
         self.gradient, self.added = drawn(2, *shape), drawn(3, *shape)
         self.scale, self.shift, self.mean = (drawn(seed, data.channels) for seed in (4, 5, 6))
@@ -77,8 +76,8 @@ class Layer:
         return Results(result.relu() if self.relu else result, mean, var, *gradients)
 
     def by_kernels(self, *, in_place: bool = False) -> Results:
-        bench, plane, count = Bench(self.simd), self.plane, len(self.data)
-        width, channels = self.simd.width, plane.channels
+        bench, plane, count = Bench(self.vectors), self.plane, len(self.data)
+        width, channels = self.vectors.width, plane.channels
         statistics, _ = bench.emit(norm.statistics, plane)
         combine, _ = bench.emit(norm.combine, channels, eps=self.eps, momentum=self.momentum)
         normalize, _ = bench.emit(norm.normalize, plane, add=self.add, relu=self.relu)
@@ -123,7 +122,7 @@ def check(layer: Layer, *, tolerance: float = 1e-6, in_place: bool = False) -> N
 
 
 def test_a_norm_worked_out_by_hand() -> None:
-    layer = Layer(SIMDS[3], Plane(1), 4, eps=0.0)
+    layer = Layer(KINDS[3], Plane(1), 4, eps=0.0)
     layer.data = torch.tensor([0.0, 0.0, 4.0, 4.0]).reshape(4, 1, 1, 1)
     layer.scale, layer.shift, layer.mean, layer.var = (torch.tensor([value]) for value in (3.0, 1.0, 0.0, 0.0))
     found = layer.by_kernels()
@@ -132,28 +131,28 @@ def test_a_norm_worked_out_by_hand() -> None:
     assert found.running_var.tolist() == pytest.approx([0.1 * 16 / 3])  # one less than four
 
 
-@pytest.mark.parametrize("simd", SIMDS[:3], ids=str)
+@pytest.mark.parametrize("vectors", KINDS[:3], ids=str)
 @pytest.mark.parametrize(("blocks", "more"), [(1, 0), (2, 3), (0, 2), (3, 0)])
-def test_a_norm_and_its_gradient_are_those_of_pytorch(blocks: int, more: int, simd: Simd) -> None:
-    check(Layer(simd, Plane(5, 4, 3), blocks * simd.width + more))
+def test_a_norm_and_its_gradient_are_those_of_pytorch(blocks: int, more: int, vectors: Vectors) -> None:
+    check(Layer(vectors, Plane(5, 4, 3), blocks * vectors.width + more))
 
 
 @pytest.mark.parametrize(("add", "relu"), list(product((False, True), repeat=2)))
 def test_a_shortcut_is_added_before_relu(add: bool, relu: bool) -> None:
-    check(Layer(SIMDS[0], Plane(3, 5, 5), 20, add=add, relu=relu))
+    check(Layer(KINDS[0], Plane(3, 5, 5), 20, add=add, relu=relu))
 
 
 def test_the_gradient_may_lie_where_the_data_did() -> None:
-    check(Layer(SIMDS[0], Plane(3, 5, 5), 20), in_place=True)
+    check(Layer(KINDS[0], Plane(3, 5, 5), 20), in_place=True)
 
 
 @pytest.mark.parametrize(("eps", "momentum"), [(1e-3, 0.3), (0.5, 1.0), (1e-5, 0.0)])
 def test_a_norms_settings_are_kept(eps: float, momentum: float) -> None:
-    check(Layer(SIMDS[1], Plane(2, 3, 3), 11, eps=eps, momentum=momentum))
+    check(Layer(KINDS[1], Plane(2, 3, 3), 11, eps=eps, momentum=momentum))
 
 
 def test_a_mean_far_from_zero_does_not_swallow_the_variance() -> None:
-    layer = Layer(SIMDS[0], Plane(4, 8, 8), 40, mean=1e3)
+    layer = Layer(KINDS[0], Plane(4, 8, 8), 40, mean=1e3)
     found, expected = layer.by_kernels(), layer.by_pytorch()
     assert error(found.running_var, expected.running_var) <= 1e-6
     assert error(found.running_mean, expected.running_mean) <= 1e-6
@@ -162,7 +161,7 @@ def test_a_mean_far_from_zero_does_not_swallow_the_variance() -> None:
 
 
 def test_channels_that_do_not_vary_are_normalised_to_the_shift() -> None:
-    layer = Layer(SIMDS[1], Plane(2, 3, 3), 8)
+    layer = Layer(KINDS[1], Plane(2, 3, 3), 8)
     layer.data = torch.full_like(layer.data, 3.0)
     # Data times scale and the shift that undoes it are some hundred times as large as the result.
     assert error(layer.by_kernels().out, layer.by_pytorch().out) <= 1e-4
@@ -172,8 +171,8 @@ def test_channels_that_do_not_vary_are_normalised_to_the_shift() -> None:
 @given(
     st.builds(Plane, st.integers(1, 9), st.integers(1, 5), st.integers(1, 5)),
     st.integers(4, 40),
-    st.sampled_from(SIMDS),
+    st.sampled_from(KINDS),
     st.booleans(),
 )
-def test_a_norm_of_any_shape_is_that_of_pytorch(data: Plane, num_samples: int, simd: Simd, relu: bool) -> None:
-    check(Layer(simd, data, num_samples, relu=relu), tolerance=1e-5)
+def test_a_norm_of_any_shape_is_that_of_pytorch(data: Plane, num_samples: int, vectors: Vectors, relu: bool) -> None:
+    check(Layer(vectors, data, num_samples, relu=relu), tolerance=1e-5)

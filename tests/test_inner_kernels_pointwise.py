@@ -8,16 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from blocks import SIMDS, Bench, drawn, error, number, samples
+from blocks import KINDS, Bench, drawn, error, number, samples
 from torch.nn import functional
 
 from bptcnn.inner.kernels import pointwise, pool
-from bptcnn.inner.kernels.shape import Plane
+from bptcnn.inner.kernels.shape import Plane, Vectors
 from bptcnn.inner.lowering.buffers import Array
-from bptcnn.inner.machine.hardware import Simd
 from bptcnn.models.resnet import PadShortcut
 
-simds = pytest.mark.parametrize("simd", SIMDS[:3], ids=str)
+each_kind = pytest.mark.parametrize("vectors", KINDS[:3], ids=str)
 
 
 def few(seed: int, *shape: int) -> torch.Tensor:
@@ -25,9 +24,9 @@ def few(seed: int, *shape: int) -> torch.Tensor:
     return torch.randint(-3, 3, shape, generator=torch.Generator().manual_seed(seed)).float()
 
 
-def of(seed: int, simd: Simd, plane: Plane) -> torch.Tensor:
+def of(seed: int, vectors: Vectors, plane: Plane) -> torch.Tensor:
     """A block of such samples."""
-    return few(seed, simd.width, plane.channels, plane.rows, plane.columns)
+    return few(seed, vectors.width, plane.channels, plane.rows, plane.columns)
 
 
 # ------------------------------------------------------------------------------------------------ pooling
@@ -43,7 +42,7 @@ POOLINGS = [
 
 
 def test_of_equal_numbers_the_first_gets_the_gradient() -> None:
-    bench, data = Bench(SIMDS[3]), Plane(1, 3, 4)
+    bench, data = Bench(KINDS[3]), Plane(1, 3, 4)
     name, _ = bench.emit(pool.max_pool_backward, data, 2, relu=False)
     images = torch.tensor([[1.0, 5.0, 7.0, 7.0], [5.0, 5.0, 7.0, 7.0], [9.0, 9.0, 9.0, 9.0]])
     source, gradient = (
@@ -55,19 +54,19 @@ def test_of_equal_numbers_the_first_gets_the_gradient() -> None:
     assert samples(target)[:, 0].tolist() == [[[0, 2, 3, 0], [0, 0, 0, 0], [0, 0, 0, 0]]] * 4
 
 
-@simds
+@each_kind
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize(("data", "side"), POOLINGS, ids=str)
-def test_pooling_and_its_gradient_are_those_of_pytorch(data: Plane, side: int, relu: bool, simd: Simd) -> None:
-    bench, out = Bench(simd), pool.pooled(data, side)
+def test_pooling_and_its_gradient_are_those_of_pytorch(data: Plane, side: int, relu: bool, vectors: Vectors) -> None:
+    bench, out = Bench(vectors), pool.pooled(data, side)
     forward, _ = bench.emit(pool.max_pool, data, side, relu=relu)
     backward, _ = bench.emit(pool.max_pool_backward, data, side, relu=relu)
-    images = of(1, simd, data).requires_grad_()
+    images = of(1, vectors, data).requires_grad_()
     expected = functional.max_pool2d(images, side)
     expected = expected.relu() if relu else expected
     gradient = drawn(2, *expected.shape)
     (wanted,) = torch.autograd.grad(expected, images, gradient)
-    source, result, made = bench.blocked(images), bench.memory(1, out.size, simd.width), bench.blocked(gradient)
+    source, result, made = bench.blocked(images), bench.memory(1, out.size, vectors.width), bench.blocked(gradient)
     bench.call(forward, source, result)
     assert torch.equal(samples(result).reshape(expected.shape), expected.detach().double())
     target = bench.memory(*source.shape)
@@ -77,21 +76,21 @@ def test_pooling_and_its_gradient_are_those_of_pytorch(data: Plane, side: int, r
     assert np.array_equal(source, target)
 
 
-@simds
+@each_kind
 @pytest.mark.parametrize("data", [Plane(3, 8, 8), Plane(5, 1, 1), Plane(1, 7, 3)], ids=str)
-def test_the_mean_of_maps_and_its_gradient_are_those_of_pytorch(data: Plane, simd: Simd) -> None:
-    bench = Bench(simd)
+def test_the_mean_of_maps_and_its_gradient_are_those_of_pytorch(data: Plane, vectors: Vectors) -> None:
+    bench = Bench(vectors)
     forward, _ = bench.emit(pool.global_mean, data)
     plain, _ = bench.emit(pool.global_mean_backward, data, mask=False)
     masked, _ = bench.emit(pool.global_mean_backward, data, mask=True)
-    images, masking = drawn(1, simd.width, data.channels, data.rows, data.columns), of(3, simd, data)
+    images, masking = drawn(1, vectors.width, data.channels, data.rows, data.columns), of(3, vectors, data)
     exact = images.double().requires_grad_()
     expected = functional.adaptive_avg_pool2d(exact, 1)
     gradient = drawn(2, *expected.shape)
     (wanted,) = torch.autograd.grad(expected, exact, gradient.double())
     out, back, made, mask = (
-        bench.memory(1, data.channels, 1, 1, simd.width),
-        bench.memory(1, *data_shape(data, simd)),
+        bench.memory(1, data.channels, 1, 1, vectors.width),
+        bench.memory(1, *data_shape(data, vectors)),
         bench.blocked(gradient),
         bench.blocked(masking),
     )
@@ -103,43 +102,43 @@ def test_the_mean_of_maps_and_its_gradient_are_those_of_pytorch(data: Plane, sim
     assert error(samples(back), wanted.where(masking > 0, 0.0)) <= 1e-6
 
 
-def data_shape(data: Plane, simd: Simd) -> tuple[int, ...]:
+def data_shape(data: Plane, vectors: Vectors) -> tuple[int, ...]:
     """Of one block."""
-    return data.channels, data.rows, data.columns, simd.width
+    return data.channels, data.rows, data.columns, vectors.width
 
 
 # ------------------------------------------------------------------------------------------------ one number at a time
 
 
-@simds
-def test_packing_puts_samples_side_by_side(simd: Simd) -> None:
-    bench, data = Bench(simd), Plane(3, 5, 4)
+@each_kind
+def test_packing_puts_samples_side_by_side(vectors: Vectors) -> None:
+    bench, data = Bench(vectors), Plane(3, 5, 4)
     name, _ = bench.emit(pointwise.pack, data)
-    images, out = drawn(1, 2 * simd.width, 3, 5, 4), bench.memory(2, 3, 5, 4, simd.width)
+    images, out = drawn(1, 2 * vectors.width, 3, 5, 4), bench.memory(2, 3, 5, 4, vectors.width)
     source = bench.copied(images)
     for block in range(2):
-        bench.call(name, number(source.ctypes.data), block * simd.width * data.size, out[block])
+        bench.call(name, number(source.ctypes.data), block * vectors.width * data.size, out[block])
     assert np.array_equal(out, bench.blocked(images))
 
 
-@simds
+@each_kind
 @pytest.mark.parametrize(("relu", "mask"), list(product((False, True), repeat=2)))
-def test_a_sum_is_rectified_then_masked(relu: bool, mask: bool, simd: Simd) -> None:
-    bench = Bench(simd)
+def test_a_sum_is_rectified_then_masked(relu: bool, mask: bool, vectors: Vectors) -> None:
+    bench = Bench(vectors)
     name, _ = bench.emit(pointwise.add, 21, relu=relu, mask=mask)
-    one, other, masking = (few(seed, 21, simd.width) for seed in range(3))
-    out = bench.memory(21, simd.width)
+    one, other, masking = (few(seed, 21, vectors.width) for seed in range(3))
+    out = bench.memory(21, vectors.width)
     bench.call(name, bench.copied(one), bench.copied(other), out, bench.copied(masking) if mask else 0)
     expected = (one + other).relu() if relu else one + other
     assert np.array_equal(out, (expected.where(masking > 0, 0.0) if mask else expected).numpy())
 
 
-@simds
-def test_rectifying_is_relu_and_its_gradient(simd: Simd) -> None:
-    bench = Bench(simd)
+@each_kind
+def test_rectifying_is_relu_and_its_gradient(vectors: Vectors) -> None:
+    bench = Bench(vectors)
     name, _ = bench.emit(pointwise.rectify, 21)
-    data, gradient = few(1, 21, simd.width).requires_grad_(), few(2, 21, simd.width)
-    source, out, back = bench.copied(data), bench.memory(21, simd.width), bench.memory(21, simd.width)
+    data, gradient = few(1, 21, vectors.width).requires_grad_(), few(2, 21, vectors.width)
+    source, out, back = bench.copied(data), bench.memory(21, vectors.width), bench.memory(21, vectors.width)
     bench.call(name, source, out, source)
     bench.call(name, bench.copied(gradient), back, out)
     (wanted,) = torch.autograd.grad(data.relu(), data, gradient)
@@ -147,21 +146,23 @@ def test_rectifying_is_relu_and_its_gradient(simd: Simd) -> None:
     assert np.array_equal(back, wanted.numpy())
 
 
-@simds
+@each_kind
 @pytest.mark.parametrize(
     ("data", "new", "stride"),
     [(Plane(3, 6, 8), 3, 2), (Plane(2, 5, 7), 0, 2), (Plane(1, 7, 4), 4, 3), (Plane(2, 3, 3), 1, 1), (Plane(2), 2, 2)],
     ids=str,
 )
-def test_subsampling_and_its_gradient_are_those_of_the_module(data: Plane, new: int, stride: int, simd: Simd) -> None:
-    images = of(1, simd, data).requires_grad_()
+def test_subsampling_and_its_gradient_are_those_of_the_module(
+    data: Plane, new: int, stride: int, vectors: Vectors
+) -> None:
+    images = of(1, vectors, data).requires_grad_()
     expected = PadShortcut(data.channels, data.channels + new, stride)(images)
-    out, bench = Plane(*expected.shape[1:]), Bench(simd)
+    out, bench = Plane(*expected.shape[1:]), Bench(vectors)
     forward, _ = bench.emit(pointwise.subsample, data, out, stride)
     backward, _ = bench.emit(pointwise.subsample_backward, data, out, stride)
-    gradient = of(2, simd, out)
+    gradient = of(2, vectors, out)
     (wanted,) = torch.autograd.grad(expected, images, gradient)
-    source, result = bench.blocked(images), bench.memory(1, *data_shape(out, simd))
+    source, result = bench.blocked(images), bench.memory(1, *data_shape(out, vectors))
     bench.call(forward, source, result)
     assert torch.equal(samples(result), expected.detach().double())
     bench.call(backward, bench.blocked(gradient), source)
@@ -173,27 +174,29 @@ def test_subsampling_and_its_gradient_are_those_of_the_module(data: Plane, new: 
 SIZE = 2000
 
 
-def dropped(simd: Simd, p: float, keys: list[int], values: torch.Tensor, masking: torch.Tensor | None = None) -> Array:
+def dropped(
+    vectors: Vectors, p: float, keys: list[int], values: torch.Tensor, masking: torch.Tensor | None = None
+) -> Array:
     """What dropout makes of [numbers, width], each sample with a key."""
-    bench = Bench(simd)
+    bench = Bench(vectors)
     name, _ = bench.emit(pointwise.dropout, len(values), p, mask=masking is not None)
-    held, out = bench.memory(simd.width), bench.memory(*values.shape)
+    held, out = bench.memory(vectors.width), bench.memory(*values.shape)
     held[:] = np.array(keys, np.int32).view(np.float32)
     bench.call(name, bench.copied(values), out, held, 0 if masking is None else bench.copied(masking))
     return out
 
 
-def kept(simd: Simd, p: float, keys: list[int]) -> npt.NDArray[np.bool_]:
+def kept(vectors: Vectors, p: float, keys: list[int]) -> npt.NDArray[np.bool_]:
     """Which numbers survive, bool [numbers, width]."""
-    survives: npt.NDArray[np.bool_] = dropped(simd, p, keys, torch.ones(SIZE, simd.width)) != 0
+    survives: npt.NDArray[np.bool_] = dropped(vectors, p, keys, torch.ones(SIZE, vectors.width)) != 0
     return survives
 
 
-@simds
+@each_kind
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9])
-def test_dropout_keeps_its_share_of_numbers_and_scales_them(p: float, simd: Simd) -> None:
-    values = drawn(1, SIZE, simd.width)
-    out = dropped(simd, p, list(range(simd.width)), values)
+def test_dropout_keeps_its_share_of_numbers_and_scales_them(p: float, vectors: Vectors) -> None:
+    values = drawn(1, SIZE, vectors.width)
+    out = dropped(vectors, p, list(range(vectors.width)), values)
     survives = out != 0
     five_deviations = 5 * (p * (1 - p) / survives.size) ** 0.5
     assert abs(survives.mean() - (1 - p)) <= five_deviations
@@ -201,21 +204,21 @@ def test_dropout_keeps_its_share_of_numbers_and_scales_them(p: float, simd: Simd
     assert error(out, scaled) <= 1e-6
 
 
-@simds
-def test_dropout_drops_the_same_numbers_backward_where_nothing_masks(simd: Simd) -> None:
-    keys, masking = list(range(100, 100 + simd.width)), few(3, SIZE, simd.width)
-    forward = dropped(simd, 0.3, keys, drawn(1, SIZE, simd.width)) != 0
-    backward = dropped(simd, 0.3, keys, drawn(2, SIZE, simd.width), masking) != 0
+@each_kind
+def test_dropout_drops_the_same_numbers_backward_where_nothing_masks(vectors: Vectors) -> None:
+    keys, masking = list(range(100, 100 + vectors.width)), few(3, SIZE, vectors.width)
+    forward = dropped(vectors, 0.3, keys, drawn(1, SIZE, vectors.width)) != 0
+    backward = dropped(vectors, 0.3, keys, drawn(2, SIZE, vectors.width), masking) != 0
     assert np.array_equal(backward, forward & (masking > 0).numpy())
 
 
 def test_what_dropout_drops_depends_on_the_key_alone() -> None:
     keys = [7, -1, 2**31 - 1, -(2**31), *range(12)]
-    wide, narrow = kept(SIMDS[0], 0.5, keys), kept(SIMDS[2], 0.5, keys[3::-1])
+    wide, narrow = kept(KINDS[0], 0.5, keys), kept(KINDS[2], 0.5, keys[3::-1])
     assert np.array_equal(narrow, wide[:, 3::-1])
 
 
 def test_neither_neighbouring_keys_nor_neighbouring_numbers_agree_more_than_by_chance() -> None:
-    survives = kept(SIMDS[0], 0.5, list(range(16)))
+    survives = kept(KINDS[0], 0.5, list(range(16)))
     for one, other in ((survives[:, 1:], survives[:, :-1]), (survives[1:], survives[:-1])):
         assert abs((one == other).mean() - 0.5) <= 5 * 0.5 / one.size**0.5

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from blocks import SIMDS
+from blocks import KINDS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bptcnn.inner.kernels.conv import alike, output_tile
-from bptcnn.inner.kernels.shape import Plane, Taps, Window, backward_taps, forward_taps
+from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, backward_taps, forward_taps
 from bptcnn.inner.kernels.weights import weight_tile
-from bptcnn.inner.machine.hardware import Simd
 
 Meetings = list[tuple[int, int, int]]
 
@@ -81,28 +80,28 @@ def test_tiles_of_columns_cover_all_and_know_what_they_see(shape: tuple[int, int
 planes = st.builds(Plane, st.integers(1, 200), st.integers(1, 40), st.integers(1, 40))
 
 
-@given(filters(), planes, st.sampled_from(SIMDS), st.booleans())
+@given(filters(), planes, st.sampled_from(KINDS), st.booleans())
 def test_a_tile_of_outputs_fits_the_registers(
-    shape: tuple[int, int, int, int], out: Plane, simd: Simd, forward: bool
+    shape: tuple[int, int, int, int], out: Plane, vectors: Vectors, forward: bool
 ) -> None:
     size, stride, padding, _ = shape
     across = (forward_taps if forward else backward_taps)(size, stride, padding)
-    channels, columns = output_tile(across, out, simd)
+    channels, columns = output_tile(across, out, vectors)
     assert 1 <= channels <= out.channels
     assert 1 <= columns <= max(taps.count(out.columns) for taps in across)
     if (channels, columns) != (1, 1):
         inputs = max(len({t.step * x + o for x in range(columns) for o in t.offsets}) for t in across)
-        assert channels * columns + inputs + 1 <= simd.registers
+        assert channels * columns + inputs + 1 <= vectors.registers
 
 
-@given(filters(), st.integers(1, 7), planes, st.integers(1, 200), st.sampled_from(SIMDS))
+@given(filters(), st.integers(1, 7), planes, st.integers(1, 200), st.sampled_from(KINDS))
 def test_a_tile_of_weights_fits_the_registers_and_divides_the_filters(
-    shape: tuple[int, int, int, int], columns: int, data: Plane, num_filters: int, simd: Simd
+    shape: tuple[int, int, int, int], columns: int, data: Plane, num_filters: int, vectors: Vectors
 ) -> None:
     rows, stride, padding, _ = shape
     assume(padding < columns <= data.columns + 2 * padding and rows <= data.rows + 2 * padding)
     window = Window(rows, columns, stride, padding)
-    outs, ins = weight_tile(window, data, window.outputs(data, num_filters), simd)
+    outs, ins = weight_tile(window, data, window.outputs(data, num_filters), vectors)
     assert num_filters % outs == 0
     assert 1 <= ins <= data.channels
-    assert (outs, ins) == (1, 1) or (outs + 1) * ins * columns + 1 <= simd.registers
+    assert (outs, ins) == (1, 1) or (outs + 1) * ins * columns + 1 <= vectors.registers

@@ -7,17 +7,18 @@ import torch
 from torch import nn
 
 from bptcnn.errors import UnsupportedError
-from bptcnn.inner.eager import Loss
+from bptcnn.inner.eager import Loss, Precision
 from bptcnn.inner.graph.layers import Dropout, Norm
 from bptcnn.inner.graph.reader import graph
 from bptcnn.inner.kernels.library import Library
-from bptcnn.inner.kernels.shape import Plane
+from bptcnn.inner.kernels.shape import Plane, Vectors
 from bptcnn.inner.lanes import Lanes, Table
 from bptcnn.inner.lowering.backward import Backward
-from bptcnn.inner.lowering.buffers import Buffers
+from bptcnn.inner.lowering.buffers import Buffers, Rows
+from bptcnn.inner.lowering.filters import Filters
 from bptcnn.inner.lowering.forward import lower_forward
 from bptcnn.inner.lowering.program import Program
-from bptcnn.inner.machine.hardware import Simd, host_simd
+from bptcnn.inner.machine.hardware import host_simd
 from bptcnn.inner.machine.threads import one_thread
 from bptcnn.inner.tasks.dag import seconds_of
 
@@ -36,7 +37,8 @@ class Compiled:
         images: shape of an image: channels, rows, columns.
         batch: samples of a step at most; rounded up to full blocks.
         lanes: who does the work.
-        simd: vectors to use; None for the machine's.
+        vectors: what blocks look like; None for float32 in the machine's registers. With bfloat16, the weights, their
+            gradients and all that is summed up are still float32.
 
     Raises:
         UnsupportedError: the network holds something that can't be compiled.
@@ -56,11 +58,12 @@ class Compiled:
     """
 
     def __init__(
-        self, module: nn.Module, images: tuple[int, int, int], batch: int, lanes: Lanes, simd: Simd | None = None
+        self, module: nn.Module, images: tuple[int, int, int], batch: int, lanes: Lanes, vectors: Vectors | None = None
     ) -> None:
-        self._simd, self._shape = simd or host_simd(), Plane(*images)
+        self._vectors, self._shape = vectors or host_vectors("fp32"), Plane(*images)
+        self._width = self._vectors.width
         self._layers, self._lanes, self.num_lanes = graph(module, self._shape), lanes, lanes.num_lanes
-        self.capacity = -(-batch // self._simd.width) * self._simd.width
+        self.capacity = -(-batch // self._width) * self._width
         self._parameters = list(module.parameters())
         foreign = [p for p in self._parameters if p.dtype != torch.float32 or p.device.type != "cpu"]
         if foreign or not all(p.is_contiguous() for p in self._parameters):
@@ -68,11 +71,12 @@ class Compiled:
         self._gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
         self._counters = [layer.module.num_batches_tracked for layer in self._layers if isinstance(layer, Norm)]
         self._random = any(isinstance(layer, Dropout) for layer in self._layers)
-        buffers = Buffers(self._layers, self._shape, self.capacity // self._simd.width, self._simd.width)
+        buffers = Buffers(self._layers, self._shape, self.capacity // self._width, self._vectors)
+        self._filters = Filters(self._layers, self._vectors)
         self._buffers, scores = buffers, self._layers[-1]
         self._images = torch.from_numpy(buffers.images.array).view(self.capacity, self._shape.size)
         self._scores, self._scores_gradient = (
-            torch.from_numpy(rows.array).view(-1, scores.shape.size, self._simd.width)
+            _tensor(rows).view(-1, scores.shape.size, self._width)
             for rows in (buffers.values[scores.out], buffers.scores_gradient)
         )
         self._lower()
@@ -81,12 +85,12 @@ class Compiled:
         """Write the programs, in which the weights' addresses stand."""
         self._addresses = [parameter.data_ptr() for parameter in self._parameters]
         gradients = {id(p): gradient for p, gradient in zip(self._parameters, self._gradients, strict=True)}
-        library, num_lanes = Library(self._simd), self.num_lanes
+        library, num_lanes = Library(self._vectors), self.num_lanes
         self._backward = Backward(
-            self._layers, self._buffers, library, num_lanes, lambda parameter: gradients[id(parameter)]
+            self._layers, self._buffers, self._filters, library, num_lanes, lambda parameter: gradients[id(parameter)]
         )
         self.programs = (
-            lower_forward(self._layers, self._shape, self._buffers, library, num_lanes),
+            lower_forward(self._layers, self._shape, self._buffers, self._filters, library, num_lanes),
             self._backward.write(),
         )
         kernels = library.compile()
@@ -113,7 +117,7 @@ class Compiled:
         if self._addresses != [parameter.data_ptr() for parameter in self._parameters]:
             self._lower()
         self._buffers.announce(count)
-        if count % self._simd.width or not images.is_contiguous() or images.dtype != torch.float32:
+        if count % self._width or not images.is_contiguous() or images.dtype != torch.float32:
             self._images[:count].copy_(images.reshape(count, -1))
             images = self._images
         self._buffers.images_address[0] = images.data_ptr()
@@ -125,8 +129,8 @@ class Compiled:
             if counter is not None:
                 counter.add_(1)
         blocks = int(self._buffers.blocks[0])
-        scores = self._scores[:blocks].transpose(1, 2).reshape(-1, self._scores.shape[1])[:count].requires_grad_()
-        value = loss(scores, labels)
+        scores = self._scores[:blocks].transpose(1, 2).reshape(-1, self._scores.shape[1])[:count].float()
+        value = loss(scores.requires_grad_(), labels)
         (gradient,) = torch.autograd.grad(value, scores)
         if count < blocks * self._scores.shape[2]:
             gradient = nn.functional.pad(gradient, (0, 0, 0, blocks * self._scores.shape[2] - count))
@@ -136,6 +140,27 @@ class Compiled:
             if parameter.requires_grad:  # an optimizer moves whatever has a gradient
                 parameter.grad = own
         return value.detach(), scores.detach()
+
+
+def host_vectors(precision: Precision) -> Vectors:
+    """What blocks look like in this machine's registers.
+
+    Args:
+        precision: of the numbers between the layers.
+
+    Raises:
+        UnsupportedError: its cores can't multiply such numbers.
+    """
+    simd = host_simd()
+    if precision == "bf16" and not simd.bf16:
+        raise UnsupportedError("the cores of this machine have no products of bfloat16 (AVX512-BF16)")
+    return Vectors(simd.width, simd.registers, bf16=precision == "bf16")
+
+
+def _tensor(rows: Rows) -> torch.Tensor:
+    """Rows as PyTorch sees them, in the same memory."""
+    tensor = torch.from_numpy(rows.array)
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
 
 def _seconds(program: Program) -> list[float]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from bptcnn.errors import UnsupportedError
 from bptcnn.inner import cache
-from bptcnn.inner.compiled import Compiled
+from bptcnn.inner.compiled import Compiled, host_vectors
 from bptcnn.inner.eager import Eager, Loss, Precision
 from bptcnn.inner.lanes import Lanes
 from bptcnn.inner.machine.hardware import fingerprint
@@ -73,12 +73,10 @@ def candidates(
     """
 
     def compiled() -> Gradients:
-        if precision != "fp32":
-            raise UnsupportedError(f"{precision} is left to PyTorch")
         if images.ndim != 4 or images.dtype != torch.float32:
             raise UnsupportedError("its input is no batch of float32 images")
         channels, rows, columns = images.shape[1:]
-        return Compiled(module, (channels, rows, columns), len(images), lanes)
+        return Compiled(module, (channels, rows, columns), len(images), lanes, host_vectors(precision))
 
     return {
         "compiled": compiled,

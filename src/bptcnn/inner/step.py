@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from bptcnn.errors import UnsupportedError
-from bptcnn.inner.compiled import Compiled
+from bptcnn.inner.compiled import Compiled, host_vectors
 from bptcnn.inner.eager import Eager, Loss, Precision
 from bptcnn.inner.lanes import Lanes
-from bptcnn.inner.machine.hardware import host_simd, num_cores
+from bptcnn.inner.machine.hardware import num_cores
 from bptcnn.inner.machine.memory import keep_memory
 from bptcnn.inner.machine.threads import one_thread
 from bptcnn.inner.plan import Gradients, Plan, remembered
@@ -32,7 +32,7 @@ class TrainStep:
         optimizer: of ``torch.optim``, on the model's parameters.
         example_batch: images [B, channels, rows, columns] and labels; later batches may be smaller, and larger
             ones are left to PyTorch.
-        precision: ``bf16`` runs forward and backward under autocast; weights stay float32.
+        precision: ``bf16`` keeps the numbers between the layers as bfloat16, as autocast does; weights stay float32.
         num_lanes: cores to use; None for all that this process may use.
 
     Attributes:
@@ -101,9 +101,10 @@ def gradients(
     Returns:
         Its step; None where PyTorch had better do it.
     """
-    if precision != "fp32" or 2 * batch_size < host_simd().width:
-        return None
     try:
-        return Compiled(module, images, round(SPARE_ROOM * batch_size), Lanes(num_lanes))
+        vectors = host_vectors(precision)
+        if 2 * batch_size < vectors.width:
+            return None
+        return Compiled(module, images, round(SPARE_ROOM * batch_size), Lanes(num_lanes), vectors)
     except UnsupportedError:
         return None

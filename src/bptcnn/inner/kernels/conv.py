@@ -7,15 +7,18 @@ would see of it is left out, at the borders of a map by code of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.emit import I64, Kernel, Value, Variable, tiles
-from bptcnn.inner.kernels.shape import Plane, Taps, Window, backward_taps, forward_taps
-from bptcnn.inner.machine.hardware import Simd
+from bptcnn.inner.kernels.bf16 import kernel_for
+from bptcnn.inner.kernels.emit import I64, Value, Variable, tiles
+from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, backward_taps, forward_taps
+from bptcnn.inner.kernels.vectors import Kernel
 
 LATENCY = 8
 """Independent multiply-adds that keep the units of a core busy."""
@@ -38,7 +41,7 @@ class Epilogue:
 
 @dataclass(frozen=True, slots=True)
 class _Sum:
-    """``out[o] = sum over i and taps of weights[o out_span + i in_span + place] data[i]``."""
+    """``out[o] = sum over i and taps of weights[o out_span + i in_span + place] data[i]``, i a group of channels."""
 
     data: Plane
     out: Plane
@@ -52,7 +55,15 @@ class _Sum:
 
 
 def forward(
-    module: ir.Module, name: str, simd: Simd, window: Window, data: Plane, out: Plane, *, bias: bool, then: Epilogue
+    module: ir.Module,
+    name: str,
+    vectors: Vectors,
+    window: Window,
+    data: Plane,
+    out: Plane,
+    *,
+    bias: bool,
+    then: Epilogue,
 ) -> int:
     """Emit a convolution of one block.
 
@@ -62,7 +73,7 @@ def forward(
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         window: of the convolution.
         data: what it sees.
         out: what it makes.
@@ -75,19 +86,20 @@ def forward(
     size = window.rows * window.columns
     down = forward_taps(window.rows, window.stride, window.padding)
     across = forward_taps(window.columns, window.stride, window.padding)
-    spec = _Sum(data, out, data.channels * size, size, window.columns, down, across, bias, then)
-    return _emit(Kernel(module, name, simd.width), spec, simd)
+    kernel = kernel_for(module, name, vectors)
+    spans = tiles(data.channels, kernel.depth) * size, size
+    return _emit(kernel, _Sum(data, out, *spans, window.columns, down, across, bias, then), vectors)
 
 
 def backward_data(
-    module: ir.Module, name: str, simd: Simd, window: Window, gradient: Plane, out: Plane, then: Epilogue
+    module: ir.Module, name: str, vectors: Vectors, window: Window, gradient: Plane, out: Plane, then: Epilogue
 ) -> int:
     """Emit the gradient with regard to the data of one block; the kernel's arguments are those of :func:`forward`.
 
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         window: of the convolution.
         gradient: of the convolution's outputs.
         out: gradient of the convolution's data.
@@ -99,11 +111,11 @@ def backward_data(
     size = window.rows * window.columns
     down = backward_taps(window.rows, window.stride, window.padding)
     across = backward_taps(window.columns, window.stride, window.padding)
-    spec = _Sum(gradient, out, size, out.channels * size, window.columns, down, across, False, then)
-    return _emit(Kernel(module, name, simd.width), spec, simd)
+    spec = _Sum(gradient, out, size, out.channels * size, window.columns, down, across, bias=False, then=then)
+    return _emit(kernel_for(module, name, vectors), spec, vectors)
 
 
-def output_tile(across: tuple[Taps, ...], out: Plane, simd: Simd) -> tuple[int, int]:
+def output_tile(across: tuple[Taps, ...], out: Plane, vectors: Vectors) -> tuple[int, int]:
     """The tile of channels and columns that costs least: few are done twice, and registers are used well.
 
     Cost of a tile: its multiply-adds; at least its loads; at least what hides their latency. Its sums, the inputs that
@@ -112,10 +124,10 @@ def output_tile(across: tuple[Taps, ...], out: Plane, simd: Simd) -> tuple[int, 
     Args:
         across: the filter's columns.
         out: the outputs.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
 
     Example:
-        >>> output_tile(forward_taps(5, 1, 0), Plane(128, 10, 10), Simd(width=16, registers=32, bf16=False))
+        >>> output_tile(forward_taps(5, 1, 0), Plane(128, 10, 10), Vectors(16, 32))
         (4, 5)
     """
     count = max(taps.count(out.columns) for taps in across)
@@ -123,15 +135,16 @@ def output_tile(across: tuple[Taps, ...], out: Plane, simd: Simd) -> tuple[int, 
     def cost(tile: tuple[int, int]) -> float:
         c, x = tile
         # A quarter of the loads is not hidden behind the multiply-adds.
-        return tiles(out.channels, c) * tiles(count, x) * (max(c * x, c + x, LATENCY) + (c + x) / 4)
+        one = max(vectors.parts * c * x, c + vectors.parts * x, LATENCY) + (c + vectors.parts * x) / 4
+        return tiles(out.channels, c) * tiles(count, x) * one
 
     def registers(tile: tuple[int, int]) -> int:
         c, x = tile
         seen = max(len({taps.step * i + offset for i in range(x) for offset in taps.offsets}) for taps in across)
-        return c * x + seen + 1
+        return vectors.parts * (c * x + seen) + 1
 
     every = product(range(1, min(out.channels, 16) + 1), range(1, min(count, 16) + 1))
-    return min((tile for tile in every if registers(tile) <= simd.registers or tile == (1, 1)), key=cost)
+    return min((tile for tile in every if registers(tile) <= vectors.registers or tile == (1, 1)), key=cost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +160,8 @@ class _Tile:
     seen: tuple[tuple[int, ...], ...]  # the taps that each column sees
 
 
-def _emit(kernel: Kernel, spec: _Sum, simd: Simd) -> int:
-    channels, columns = output_tile(spec.across, spec.out, simd)
+def _emit(kernel: Kernel, spec: _Sum, vectors: Vectors) -> int:
+    channels, columns = output_tile(spec.across, spec.out, vectors)
     pointers = _Pointers(*(kernel.argument(place) for place in range(6)))
     first, last = kernel.number(6), kernel.number(7)
     for down, across in product(spec.down, spec.across):
@@ -200,24 +213,35 @@ class _Pointers:
 
 
 def _tile(kernel: Kernel, spec: _Sum, pointers: _Pointers, tile: _Tile) -> None:
-    width, data, down, across = kernel.width, spec.data, tile.down, tile.across
+    data, down, across = spec.data, tile.down, tile.across
     sums = [[kernel.variable(_first(kernel, spec, pointers, tile, c)) for _ in tile.seen] for c in range(tile.channels)]
     if down.places and any(tile.seen):
-        corner = kernel.at(pointers.data, (tile.column, across.step * width))
+        corner = kernel.place(pointers.data, (tile.column, across.step))
         filters = kernel.at(pointers.weights, (tile.channel, spec.out_span))
         # The filter's rows in a loop, its columns one after the other: short code, and inputs are loaded once a row.
         direction = down.offsets[1] - down.offsets[0] if len(down.offsets) > 1 else 1
         apart = down.places[1] - down.places[0] if len(down.places) > 1 else 1
         row = kernel.builder.mul(tile.row, I64(down.step))
         begin, end = _rows_seen(kernel, down, direction, row, data.rows)
-        with kernel.loop(data.channels) as i, kernel.loop_if_any(end, begin) as tap:
-            place = kernel.builder.add(I64(down.places[0]), kernel.builder.mul(tap, I64(apart)))
-            offset = kernel.builder.add(I64(down.offsets[0]), kernel.builder.mul(tap, I64(direction)))
-            seen_row = kernel.builder.add(row, offset)
-            inputs = kernel.at(corner, (i, data.area * width), (seen_row, data.columns * width))
-            weights = kernel.at(filters, (i, spec.in_span), (place, spec.filter_columns))
-            _row(kernel, spec, tile, inputs, weights, sums)
+        for group, complete in _groups(kernel, data.channels):
+            with group as i, kernel.loop_if_any(end, begin) as tap:
+                place = kernel.builder.add(I64(down.places[0]), kernel.builder.mul(tap, I64(apart)))
+                offset = kernel.builder.add(I64(down.offsets[0]), kernel.builder.mul(tap, I64(direction)))
+                seen_row = kernel.builder.add(row, offset)
+                inputs = kernel.place(corner, (i, kernel.depth * data.area), (seen_row, data.columns))
+                weights = kernel.at(filters, (i, spec.in_span), (place, spec.filter_columns))
+                operand = partial(kernel.operand, apart=data.area if complete else None)
+                _row(kernel, spec, tile, inputs, weights, operand, sums)
     _finish(kernel, spec, pointers, tile, sums)
+
+
+def _groups(kernel: Kernel, channels: int) -> Iterator[tuple[AbstractContextManager[Value], bool]]:
+    """Loops over groups of ``depth`` channels, and whether the groups are complete."""
+    complete = channels // kernel.depth
+    if complete:
+        yield kernel.loop(complete), True
+    if channels % kernel.depth:
+        yield kernel.loop(complete + 1, complete), False
 
 
 def _rows_seen(kernel: Kernel, down: Taps, direction: int, row: Value, rows: int) -> tuple[Value, Value]:
@@ -233,16 +257,24 @@ def _rows_seen(kernel: Kernel, down: Taps, direction: int, row: Value, rows: int
     return kernel.clamp(begin, 0, count), kernel.clamp(end, 0, count)
 
 
-def _row(kernel: Kernel, spec: _Sum, tile: _Tile, inputs: Value, weights: Value, sums: list[list[Variable]]) -> None:
-    """Multiply-adds of one row of the filter and one input channel."""
+def _row(
+    kernel: Kernel,
+    spec: _Sum,
+    tile: _Tile,
+    inputs: Value,
+    weights: Value,
+    operand: Callable[[Value], Value],
+    sums: list[list[Variable]],
+) -> None:
+    """Multiply-adds of one row of the filter and one group of input channels."""
     across = tile.across
     for t, (place, offset) in enumerate(zip(across.places, across.offsets, strict=True)):
         meeting = [x for x, seen in enumerate(tile.seen) if t in seen]
-        vectors = {x: kernel.load(kernel.at(inputs, (offset + x * across.step) * kernel.width)) for x in meeting}
+        operands = {x: operand(kernel.place(inputs, offset + x * across.step)) for x in meeting}
         for c, of_channel in enumerate(sums if meeting else ()):
-            weight = kernel.spread(kernel.scalar(kernel.at(weights, c * spec.out_span + place)))
-            for x, vector in vectors.items():
-                of_channel[x].set(kernel.fma(weight, vector, of_channel[x].get()))
+            weight = kernel.weight(kernel.at(weights, c * spec.out_span + place))
+            for x, seen in operands.items():
+                of_channel[x].set(kernel.multiply(weight, seen, of_channel[x].get()))
 
 
 def _first(kernel: Kernel, spec: _Sum, pointers: _Pointers, tile: _Tile, c: int) -> Value:
@@ -253,27 +285,27 @@ def _first(kernel: Kernel, spec: _Sum, pointers: _Pointers, tile: _Tile, c: int)
 
 def _finish(kernel: Kernel, spec: _Sum, pointers: _Pointers, tile: _Tile, sums: list[list[Variable]]) -> None:
     """Apply the epilogue and store."""
-    width, out, down, across, builder = kernel.width, spec.out, tile.down, tile.across, kernel.builder
+    out, down, across, builder = spec.out, tile.down, tile.across, kernel.builder
 
     def corner(pointer: Value) -> Value:
-        return kernel.at(
+        return kernel.place(
             pointer,
-            (down.phase * out.columns + across.phase) * width,
-            (tile.channel, out.area * width),
-            (tile.row, down.every * out.columns * width),
-            (tile.column, across.every * width),
+            down.phase * out.columns + across.phase,
+            (tile.channel, out.area),
+            (tile.row, down.every * out.columns),
+            (tile.column, across.every),
         )
 
     target, add, mask = corner(pointers.out), corner(pointers.add), corner(pointers.mask)
     zero = kernel.constant(0.0)
     for c, of_channel in enumerate(sums):
         for x, total in enumerate(of_channel):
-            near, value = (c * out.area + x * across.every) * width, total.get()
+            near, value = c * out.area + x * across.every, total.get()
             if spec.then.add:
-                value = builder.fadd(value, kernel.load(kernel.at(add, near)))
+                value = builder.fadd(value, kernel.load(kernel.place(add, near)))
             if spec.then.relu:
                 value = kernel.rectified(value)
             if spec.then.mask:
-                positive = builder.fcmp_ordered(">", kernel.load(kernel.at(mask, near)), zero)
+                positive = builder.fcmp_ordered(">", kernel.load(kernel.place(mask, near)), zero)
                 value = builder.select(positive, value, zero)
-            kernel.store(value, kernel.at(target, near))
+            kernel.store(value, kernel.place(target, near))

@@ -1,9 +1,4 @@
-"""Writing machine code: vectors, loops and addresses over LLVM's instruction builder.
-
-A kernel is a function ``void name(ptr arguments)``. Its data is *blocked*: float32 [channels, rows, columns, width]
-with the samples of a block innermost, one for each lane of a vector register. So whatever the shape of a layer, each
-instruction works on ``width`` samples at once and no lane is ever idle.
-"""
+"""Writing machine code: arguments, loops and addresses over LLVM's instruction builder."""
 
 from __future__ import annotations
 
@@ -29,7 +24,7 @@ Term = tuple[Value, int]
 class Variable:
     """A value that loops change; the optimizer keeps it in a register."""
 
-    def __init__(self, kernel: Kernel, value: Value) -> None:
+    def __init__(self, kernel: Function, value: Value) -> None:
         self._kernel = kernel
         with kernel.builder.goto_block(kernel.entry):
             self._slot = kernel.builder.alloca(value.type)
@@ -44,21 +39,18 @@ class Variable:
         self._kernel.builder.store(value, self._slot)
 
 
-class Kernel:
-    """One function in the making.
+class Function:
+    """One function in the making: ``void name(ptr arguments)``.
 
     Args:
         module: where it belongs.
         name: of the function.
-        width: lanes of a vector, the samples of a block.
 
     Attributes:
         builder: for what has no method here.
     """
 
-    def __init__(self, module: ir.Module, name: str, width: int) -> None:
-        self.width = width
-        self.vector = ir.VectorType(F32, width)
+    def __init__(self, module: ir.Module, name: str) -> None:
         self._module = module
         self._function = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR]), name)
         # Variables live in a block of their own, in front of all that is computed.
@@ -150,36 +142,19 @@ class Kernel:
         """A value that loops change."""
         return Variable(self, value)
 
-    def at(self, pointer: Value, *terms: Term | int, kind: Value = F32) -> Value:
+    def at(self, pointer: Value, *terms: Term | Value, kind: Value = F32) -> Value:
         """The address of a number.
 
         Args:
             pointer: of the first.
-            terms: (index, numbers that one step of it spans), or numbers.
+            terms: (index, numbers that one step of it spans), or an index whose steps span one.
             kind: type of the numbers.
         """
-        builder = self.builder
         for term in terms:
-            if isinstance(term, int):
-                offset = I64(term)
-            else:
-                index, span = term
-                offset = builder.mul(index, I64(span)) if span != 1 else index
-            pointer = builder.gep(pointer, [offset], source_etype=kind)
+            index, span = term if isinstance(term, tuple) else (term, 1)
+            offset = self.builder.mul(index, I64(span)) if span != 1 else integer(index)
+            pointer = self.builder.gep(pointer, [offset], source_etype=kind)
         return pointer
-
-    def load(self, pointer: Value) -> Value:
-        """A vector."""
-        return self.builder.load(pointer, typ=self.vector, align=self.width * 4)
-
-    def store(self, value: Value, pointer: Value) -> None:
-        """Write a vector.
-
-        Args:
-            value: the vector.
-            pointer: where to, aligned.
-        """
-        self.builder.store(value, pointer, align=self.width * 4)
 
     def scalar(self, pointer: Value, kind: Value = F32) -> Value:
         """One number.
@@ -189,56 +164,6 @@ class Kernel:
             kind: its type.
         """
         return self.builder.load(pointer, typ=kind)
-
-    def constant(self, number: float) -> Value:
-        """A vector of equal numbers."""
-        return ir.Constant(self.vector, [ir.Constant(F32, number)] * self.width)
-
-    def spread(self, number: Value) -> Value:
-        """A vector whose lanes all hold one number."""
-        undefined = ir.Constant(ir.VectorType(number.type, self.width), ir.Undefined)
-        first = self.builder.insert_element(undefined, number, I32(0))
-        zeros = ir.Constant(ir.VectorType(I32, self.width), [0] * self.width)
-        return self.builder.shuffle_vector(first, undefined, zeros)
-
-    def fma(self, a: Value, b: Value, c: Value) -> Value:
-        """``a b + c``, rounded once.
-
-        Args:
-            a: a factor.
-            b: the other.
-            c: what is added.
-        """
-        return self.intrinsic("llvm.fma", a, b, c)
-
-    def maximum(self, a: Value, b: Value) -> Value:
-        """The larger in each lane.
-
-        Args:
-            a: a vector.
-            b: another; taken where they are equal or no numbers.
-        """
-        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
-
-    def rectified(self, value: Value) -> Value:
-        """ReLU; what is no number stays so, for it must not be hidden from the loss."""
-        zero = self.constant(0.0)
-        return self.builder.select(self.builder.fcmp_ordered(">", zero, value), zero, value)
-
-    def total(self, vector: Value) -> Value:
-        """The sum over the lanes, always in the same order."""
-        builder, width = self.builder, self.width
-        while width > 1:
-            width //= 2
-            undefined = ir.Constant(vector.type, ir.Undefined)
-            halves = [
-                builder.shuffle_vector(
-                    vector, undefined, ir.Constant(ir.VectorType(I32, width), list(range(start, start + width)))
-                )
-                for start in (0, width)
-            ]
-            vector = builder.fadd(*halves)
-        return builder.extract_element(vector, I32(0))
 
     def intrinsic(self, name: str, *operands: Value) -> Value:
         """Call what LLVM knows.

@@ -15,9 +15,10 @@ class Code:
         module: the kernels.
 
     Example:
-        >>> from bptcnn.inner.kernels.emit import Kernel
+        >>> from bptcnn.inner.kernels.shape import Vectors
+        >>> from bptcnn.inner.kernels.vectors import Kernel
         >>> module = ir.Module()
-        >>> Kernel(module, "nothing", width=4).finish()
+        >>> Kernel(module, "nothing", Vectors(4, 16)).finish()
         >>> Code(module).address("nothing") != 0
         True
     """

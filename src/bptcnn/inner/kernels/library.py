@@ -8,7 +8,7 @@ from typing import Any
 from llvmlite import ir
 
 from bptcnn.inner.kernels.jit import Code
-from bptcnn.inner.machine.hardware import Simd
+from bptcnn.inner.kernels.shape import Vectors
 
 _compiled: dict[object, tuple[int, Any, Code]] = {}
 """Address of each kernel, what its emitter said of it, and what keeps it in memory."""
@@ -18,11 +18,11 @@ class Library:
     """Collects the kernels of a network, then compiles those that are new.
 
     Args:
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
 
     Example:
         >>> from bptcnn.inner.kernels import pointwise
-        >>> library = Library(Simd(width=4, registers=16, bf16=False))
+        >>> library = Library(Vectors(4, 16))
         >>> name, _ = library.use(pointwise.rectify, 64)
         >>> library.use(pointwise.rectify, 64)[0] == name
         True
@@ -30,8 +30,8 @@ class Library:
         True
     """
 
-    def __init__(self, simd: Simd) -> None:
-        self.simd = simd
+    def __init__(self, vectors: Vectors) -> None:
+        self.vectors = vectors
         self._module = ir.Module()
         self._used: dict[object, tuple[str, Any]] = {}
 
@@ -39,18 +39,18 @@ class Library:
         """Ask for a kernel.
 
         Args:
-            emit: a function of this package: ``emit(module, name, simd, *shape, **options)``.
+            emit: a function of this package: ``emit(module, name, vectors, *shape, **options)``.
             shape: hashable.
             options: hashable.
 
         Returns:
             The kernel's name, and what ``emit`` said of it.
         """
-        key = (emit, self.simd, shape, tuple(sorted(options.items())))
+        key = (emit, self.vectors, shape, tuple(sorted(options.items())))
         if key not in self._used:
             name = f"{emit.__name__}_{len(self._used)}"
             known = _compiled.get(key)
-            said = known[1] if known else emit(self._module, name, self.simd, *shape, **options)
+            said = known[1] if known else emit(self._module, name, self.vectors, *shape, **options)
             self._used[key] = name, said
         return self._used[key]
 

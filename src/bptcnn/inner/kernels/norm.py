@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.emit import F32, F64, I64, Kernel, Value
-from bptcnn.inner.kernels.shape import Plane
-from bptcnn.inner.machine.hardware import Simd
+from bptcnn.inner.kernels.bf16 import kernel_for
+from bptcnn.inner.kernels.emit import F32, F64, I64, Value
+from bptcnn.inner.kernels.shape import Plane, Vectors
+from bptcnn.inner.kernels.vectors import Kernel
 
 SUMS = 2
 """Numbers that a block has for each channel."""
@@ -29,7 +30,7 @@ TABLE = 4
 """Numbers that a channel has in the table of a layer: mean, 1 / deviation, scale, shift."""
 
 
-def statistics(module: ir.Module, name: str, simd: Simd, data: Plane) -> None:
+def statistics(module: ir.Module, name: str, vectors: Vectors, data: Plane) -> None:
     """Emit a block's sums: ``s = sum y`` and ``m = sum (y - s / n)^2`` of each channel.
 
     Arguments of the kernel: data, weights of the samples [width] (1, or 0 for one that only fills the block), sums
@@ -38,29 +39,29 @@ def statistics(module: ir.Module, name: str, simd: Simd, data: Plane) -> None:
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         data: what is normalised.
     """
-    kernel, width = Kernel(module, name, simd.width), simd.width
+    kernel = kernel_for(module, name, vectors)
     source, samples, sums, count = (kernel.argument(place) for place in range(4))
-    builder, present, number = kernel.builder, kernel.load(samples), kernel.scalar(count)
+    builder, present, number = kernel.builder, kernel.arranged(kernel.numbers(samples)), kernel.scalar(count)
     with kernel.loop(data.channels) as channel:
-        corner = kernel.at(source, (channel, data.area * width))
+        corner = kernel.place(source, (channel, data.area))
         total = kernel.variable(kernel.constant(0.0))
         with kernel.loop(data.area) as place:
-            total.set(kernel.fma(kernel.load(kernel.at(corner, (place, width))), present, total.get()))
+            total.set(kernel.fma(kernel.load(kernel.place(corner, place)), present, total.get()))
         sum_ = kernel.total(total.get())
         mean = kernel.spread(builder.fdiv(sum_, number))
         squares = kernel.variable(kernel.constant(0.0))
         with kernel.loop(data.area) as place:
-            deviation = builder.fsub(kernel.load(kernel.at(corner, (place, width))), mean)
+            deviation = builder.fsub(kernel.load(kernel.place(corner, place)), mean)
             squares.set(kernel.fma(builder.fmul(deviation, deviation), present, squares.get()))
         builder.store(sum_, kernel.at(sums, (channel, 2)))
         builder.store(kernel.total(squares.get()), kernel.at(sums, (channel, 2), 1))
     kernel.finish()
 
 
-def combine(module: ir.Module, name: str, simd: Simd, channels: int, *, eps: float, momentum: float) -> None:
+def combine(module: ir.Module, name: str, vectors: Vectors, channels: int, *, eps: float, momentum: float) -> None:
     """Emit a layer's table from all blocks' sums, and the running statistics.
 
     Arguments of the kernel: sums [blocks, channels, 2], numbers of a channel in each block [blocks], gamma, beta,
@@ -69,12 +70,12 @@ def combine(module: ir.Module, name: str, simd: Simd, channels: int, *, eps: flo
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         channels: of the layer.
         eps: added to the variance.
         momentum: part of the new in the running statistics.
     """
-    kernel = Kernel(module, name, simd.width)
+    kernel = kernel_for(module, name, vectors)
     sums, counts, gamma, beta, running_mean, running_var, table = (kernel.argument(place) for place in range(7))
     num_blocks = kernel.scalar(kernel.argument(7), I64)
     builder, zero = kernel.builder, F64(0.0)
@@ -117,51 +118,51 @@ def combine(module: ir.Module, name: str, simd: Simd, channels: int, *, eps: flo
     kernel.finish()
 
 
-def normalize(module: ir.Module, name: str, simd: Simd, data: Plane, *, add: bool, relu: bool) -> None:
+def normalize(module: ir.Module, name: str, vectors: Vectors, data: Plane, *, add: bool, relu: bool) -> None:
     """Emit ``out = scale y + shift``. Arguments of the kernel: data, table, out, what is added.
 
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         data: what is normalised.
         add: a number is added to each: a shortcut.
         relu: negative results become zero.
     """
-    kernel, width = Kernel(module, name, simd.width), simd.width
+    kernel = kernel_for(module, name, vectors)
     source, table, target, shortcut = (kernel.argument(place) for place in range(4))
     with kernel.loop(data.channels) as channel:
         scale, shift = (_entry(kernel, table, channel, place) for place in (2, 3))
         with kernel.loop(data.area) as place:
-            near = ((channel, data.area * width), (place, width))
-            value = kernel.fma(kernel.load(kernel.at(source, *near)), scale, shift)
+            near = ((channel, data.area), place)
+            value = kernel.fma(kernel.load(kernel.place(source, *near)), scale, shift)
             if add:
-                value = kernel.builder.fadd(value, kernel.load(kernel.at(shortcut, *near)))
+                value = kernel.builder.fadd(value, kernel.load(kernel.place(shortcut, *near)))
             if relu:
                 value = kernel.rectified(value)
-            kernel.store(value, kernel.at(target, *near))
+            kernel.store(value, kernel.place(target, *near))
     kernel.finish()
 
 
-def backward_sums(module: ir.Module, name: str, simd: Simd, data: Plane) -> None:
+def backward_sums(module: ir.Module, name: str, vectors: Vectors, data: Plane) -> None:
     """Emit a block's ``sum g`` and ``sum g x``. Arguments of the kernel: gradient, data, table, sums [channels, 2].
 
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         data: what was normalised.
     """
-    kernel, width = Kernel(module, name, simd.width), simd.width
+    kernel = kernel_for(module, name, vectors)
     gradient, source, table, sums = (kernel.argument(place) for place in range(4))
     builder = kernel.builder
     with kernel.loop(data.channels) as channel:
         mean, inverse = (_entry(kernel, table, channel, place) for place in (0, 1))
         total, product = (kernel.variable(kernel.constant(0.0)) for _ in range(2))
         with kernel.loop(data.area) as place:
-            near = ((channel, data.area * width), (place, width))
-            g = kernel.load(kernel.at(gradient, *near))
-            apart = builder.fsub(kernel.load(kernel.at(source, *near)), mean)
+            near = ((channel, data.area), place)
+            g = kernel.load(kernel.place(gradient, *near))
+            apart = builder.fsub(kernel.load(kernel.place(source, *near)), mean)
             total.set(builder.fadd(total.get(), g))
             product.set(kernel.fma(g, builder.fmul(apart, inverse), product.get()))
         for place, value in enumerate((total, product)):
@@ -169,7 +170,7 @@ def backward_sums(module: ir.Module, name: str, simd: Simd, data: Plane) -> None
     kernel.finish()
 
 
-def backward_combine(module: ir.Module, name: str, simd: Simd, channels: int) -> None:
+def backward_combine(module: ir.Module, name: str, vectors: Vectors, channels: int) -> None:
     """Emit dgamma, dbeta, and what ``dy = a g + b y + c`` needs.
 
     Arguments of the kernel: sums [blocks, channels, 2], numbers of a channel in each block [blocks], table, dgamma,
@@ -178,10 +179,10 @@ def backward_combine(module: ir.Module, name: str, simd: Simd, channels: int) ->
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         channels: of the layer.
     """
-    kernel = Kernel(module, name, simd.width)
+    kernel = kernel_for(module, name, vectors)
     sums, counts, table, dgamma, dbeta, coefficients = (kernel.argument(place) for place in range(6))
     num_blocks = kernel.scalar(kernel.argument(6), I64)
     builder, zero = kernel.builder, F64(0.0)
@@ -210,7 +211,7 @@ def backward_combine(module: ir.Module, name: str, simd: Simd, channels: int) ->
     kernel.finish()
 
 
-def backward_data(module: ir.Module, name: str, simd: Simd, data: Plane) -> None:
+def backward_data(module: ir.Module, name: str, vectors: Vectors, data: Plane) -> None:
     """Emit ``dy = a g + b y + c``, zero for samples that only fill the block.
 
     Arguments of the kernel: gradient, data, coefficients [channels, 3], weights of the samples [width], out (may lie
@@ -219,21 +220,23 @@ def backward_data(module: ir.Module, name: str, simd: Simd, data: Plane) -> None
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         data: what was normalised.
     """
-    kernel, width = Kernel(module, name, simd.width), simd.width
+    kernel = kernel_for(module, name, vectors)
     gradient, source, coefficients, samples, target = (kernel.argument(place) for place in range(5))
-    present = kernel.load(samples)
+    present = kernel.arranged(kernel.numbers(samples))
     with kernel.loop(data.channels) as channel:
         a, b, c = (
             kernel.builder.fmul(present, kernel.spread(kernel.scalar(kernel.at(coefficients, (channel, 3), place))))
             for place in range(3)
         )
         with kernel.loop(data.area) as place:
-            near = ((channel, data.area * width), (place, width))
-            of_data = kernel.fma(kernel.load(kernel.at(source, *near)), b, c)
-            kernel.store(kernel.fma(kernel.load(kernel.at(gradient, *near)), a, of_data), kernel.at(target, *near))
+            near = ((channel, data.area), place)
+            of_data = kernel.fma(kernel.load(kernel.place(source, *near)), b, c)
+            kernel.store(
+                kernel.fma(kernel.load(kernel.place(gradient, *near)), a, of_data), kernel.place(target, *near)
+            )
     kernel.finish()
 
 

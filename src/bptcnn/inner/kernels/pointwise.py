@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.emit import I32, PTR, Kernel, Value
-from bptcnn.inner.kernels.shape import Plane
-from bptcnn.inner.machine.hardware import Simd
+from bptcnn.inner.kernels.bf16 import kernel_for
+from bptcnn.inner.kernels.emit import I32, PTR, Value
+from bptcnn.inner.kernels.shape import Plane, Vectors
+from bptcnn.inner.kernels.vectors import Kernel
 
 
-def pack(module: ir.Module, name: str, simd: Simd, data: Plane) -> None:
+def pack(module: ir.Module, name: str, vectors: Vectors, data: Plane) -> None:
     """Emit the way from samples [width, channels, rows, columns] to a block.
 
     Arguments of the kernel: where the address of all samples is, numbers in front of this block's, out.
@@ -17,36 +18,36 @@ def pack(module: ir.Module, name: str, simd: Simd, data: Plane) -> None:
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         data: of one sample.
     """
-    kernel = Kernel(module, name, simd.width)
+    kernel = kernel_for(module, name, vectors)
     source = kernel.at(kernel.scalar(kernel.argument(0), PTR), (kernel.number(1), 1))
     target = kernel.argument(2)
     with kernel.loop(data.size) as place:
-        vector, start = ir.Constant(kernel.vector, ir.Undefined), kernel.at(source, (place, 1))
-        for lane in range(simd.width):
-            number = kernel.scalar(kernel.at(start, lane * data.size))
-            vector = kernel.builder.insert_element(vector, number, I32(lane))
-        kernel.store(vector, kernel.at(target, (place, simd.width)))
+        vector, start = ir.Constant(kernel.vector, ir.Undefined), kernel.at(source, place)
+        for sample in range(vectors.width):
+            number = kernel.scalar(kernel.at(start, sample * data.size))
+            vector = kernel.builder.insert_element(vector, number, I32(sample))
+        kernel.store(kernel.arranged(vector), kernel.place(target, place))
     kernel.finish()
 
 
-def add(module: ir.Module, name: str, simd: Simd, size: int, *, relu: bool, mask: bool) -> None:
+def add(module: ir.Module, name: str, vectors: Vectors, size: int, *, relu: bool, mask: bool) -> None:
     """Emit a sum of two blocks. Arguments of the kernel: one, the other, out, what masks.
 
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         size: vectors of each.
         relu: negative sums become zero.
         mask: the sum becomes zero where what masks is not positive.
     """
-    kernel = Kernel(module, name, simd.width)
+    kernel = kernel_for(module, name, vectors)
     pointers = [kernel.argument(place) for place in range(4)]
     with kernel.loop(size) as place:
-        one, other, target, masking = (kernel.at(pointer, (place, simd.width)) for pointer in pointers)
+        one, other, target, masking = (kernel.place(pointer, place) for pointer in pointers)
         value = kernel.builder.fadd(kernel.load(one), kernel.load(other))
         if relu:
             value = kernel.rectified(value)
@@ -54,7 +55,7 @@ def add(module: ir.Module, name: str, simd: Simd, size: int, *, relu: bool, mask
     kernel.finish()
 
 
-def rectify(module: ir.Module, name: str, simd: Simd, size: int) -> None:
+def rectify(module: ir.Module, name: str, vectors: Vectors, size: int) -> None:
     """Emit the passage of a block where another is positive. Arguments of the kernel: data, out, what masks.
 
     With the data itself as the mask it is ReLU, with ReLU's result it is ReLU's gradient.
@@ -62,63 +63,63 @@ def rectify(module: ir.Module, name: str, simd: Simd, size: int) -> None:
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         size: vectors.
     """
-    kernel = Kernel(module, name, simd.width)
+    kernel = kernel_for(module, name, vectors)
     pointers = [kernel.argument(place) for place in range(3)]
     with kernel.loop(size) as place:
-        source, target, masking = (kernel.at(pointer, (place, simd.width)) for pointer in pointers)
+        source, target, masking = (kernel.place(pointer, place) for pointer in pointers)
         kernel.store(_masked(kernel, kernel.load(source), masking), target)
     kernel.finish()
 
 
-def subsample(module: ir.Module, name: str, simd: Simd, data: Plane, out: Plane, stride: int) -> None:
+def subsample(module: ir.Module, name: str, vectors: Vectors, data: Plane, out: Plane, stride: int) -> None:
     """Emit every ``stride``-th place of each map, and zeros for new channels. Arguments of the kernel: data, out.
 
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         data: the maps.
         out: the result, with the new channels last.
         stride: between places.
     """
-    kernel, width = Kernel(module, name, simd.width), simd.width
+    kernel = kernel_for(module, name, vectors)
     source, target = kernel.argument(0), kernel.argument(1)
     with kernel.loop(data.channels) as channel, kernel.loop(out.rows) as row, kernel.loop(out.columns) as column:
-        near = ((channel, data.area * width), (row, stride * data.columns * width), (column, stride * width))
-        far = ((channel, out.area * width), (row, out.columns * width), (column, width))
-        kernel.store(kernel.load(kernel.at(source, *near)), kernel.at(target, *far))
+        near = ((channel, data.area), (row, stride * data.columns), (column, stride))
+        far = ((channel, out.area), (row, out.columns), column)
+        kernel.store(kernel.load(kernel.place(source, *near)), kernel.place(target, *far))
     if out.channels > data.channels:
         with kernel.loop(out.size, data.channels * out.area) as place:
-            kernel.store(kernel.constant(0.0), kernel.at(target, (place, width)))
+            kernel.store(kernel.constant(0.0), kernel.place(target, place))
     kernel.finish()
 
 
-def subsample_backward(module: ir.Module, name: str, simd: Simd, data: Plane, out: Plane, stride: int) -> None:
+def subsample_backward(module: ir.Module, name: str, vectors: Vectors, data: Plane, out: Plane, stride: int) -> None:
     """Emit the gradient of :func:`subsample`. Arguments of the kernel: gradient of the result, gradient of the data.
 
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         data: the maps.
         out: the result.
         stride: between places.
     """
-    kernel, width = Kernel(module, name, simd.width), simd.width
+    kernel = kernel_for(module, name, vectors)
     gradient, target = kernel.argument(0), kernel.argument(1)
     with kernel.loop(data.size) as place:
-        kernel.store(kernel.constant(0.0), kernel.at(target, (place, width)))
+        kernel.store(kernel.constant(0.0), kernel.place(target, place))
     with kernel.loop(data.channels) as channel, kernel.loop(out.rows) as row, kernel.loop(out.columns) as column:
-        near = ((channel, out.area * width), (row, out.columns * width), (column, width))
-        far = ((channel, data.area * width), (row, stride * data.columns * width), (column, stride * width))
-        kernel.store(kernel.load(kernel.at(gradient, *near)), kernel.at(target, *far))
+        near = ((channel, out.area), (row, out.columns), column)
+        far = ((channel, data.area), (row, stride * data.columns), (column, stride))
+        kernel.store(kernel.load(kernel.place(gradient, *near)), kernel.place(target, *far))
     kernel.finish()
 
 
-def dropout(module: ir.Module, name: str, simd: Simd, size: int, p: float, *, mask: bool) -> None:
+def dropout(module: ir.Module, name: str, vectors: Vectors, size: int, p: float, *, mask: bool) -> None:
     """Emit dropout: each number survives with probability 1 - p, and is then divided by it.
 
     Whether number i of a sample survives is decided by a hash of i and the sample's key: no state, the same in forward
@@ -129,22 +130,22 @@ def dropout(module: ir.Module, name: str, simd: Simd, size: int, p: float, *, ma
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         size: vectors.
         p: probability to be dropped.
         mask: the result becomes zero where what masks is not positive.
     """
-    kernel = Kernel(module, name, simd.width)
+    kernel = kernel_for(module, name, vectors)
     builder = kernel.builder
-    integers = ir.VectorType(I32, simd.width)
+    integers = ir.VectorType(I32, vectors.width)
     pointers = [kernel.argument(place) for place in (0, 1, 3)]
-    keys = builder.load(kernel.argument(2), typ=integers, align=4)
+    keys = kernel.arranged(kernel.numbers(kernel.argument(2), I32))
 
     def numbers(value: int) -> Value:
-        return ir.Constant(integers, [value] * simd.width)
+        return ir.Constant(integers, [value] * vectors.width)
 
     with kernel.loop(size) as place:
-        source, target, masking = (kernel.at(pointer, (place, simd.width)) for pointer in pointers)
+        source, target, masking = (kernel.place(pointer, place) for pointer in pointers)
         step = kernel.spread(builder.mul(builder.trunc(place, I32), I32(0x9E3779B9)))
         mixed = builder.xor(keys, step)
         for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):

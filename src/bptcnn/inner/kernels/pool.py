@@ -6,9 +6,10 @@ from itertools import product
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.emit import Kernel, Value
-from bptcnn.inner.kernels.shape import Plane
-from bptcnn.inner.machine.hardware import Simd
+from bptcnn.inner.kernels.bf16 import kernel_for
+from bptcnn.inner.kernels.emit import Value
+from bptcnn.inner.kernels.shape import Plane, Vectors
+from bptcnn.inner.kernels.vectors import Kernel
 
 
 def pooled(data: Plane, side: int) -> Plane:
@@ -25,31 +26,31 @@ def pooled(data: Plane, side: int) -> Plane:
     return Plane(data.channels, data.rows // side, data.columns // side)
 
 
-def max_pool(module: ir.Module, name: str, simd: Simd, data: Plane, side: int, *, relu: bool) -> None:
+def max_pool(module: ir.Module, name: str, vectors: Vectors, data: Plane, side: int, *, relu: bool) -> None:
     """Emit max-pooling of one block. Arguments of the kernel: data, out.
 
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         data: what is pooled.
         side: of the windows, which lie side by side.
         relu: negative results become zero: pooling first spares three of four comparisons with zero.
     """
-    kernel, out = Kernel(module, name, simd.width), pooled(data, side)
+    kernel, out = kernel_for(module, name, vectors), pooled(data, side)
     source, target = kernel.argument(0), kernel.argument(1)
     with kernel.loop(out.channels) as channel, kernel.loop(out.rows) as row, kernel.loop(out.columns) as column:
         window = _window(kernel, source, data, side, (channel, row, column))
-        largest = kernel.load(kernel.at(window, 0))
-        for place in _places(kernel, data, side)[1:]:
-            largest = kernel.maximum(kernel.load(kernel.at(window, place)), largest)
+        largest = kernel.load(kernel.place(window, 0))
+        for place in _places(data, side)[1:]:
+            largest = kernel.maximum(kernel.load(kernel.place(window, place)), largest)
         if relu:
             largest = kernel.rectified(largest)
         kernel.store(largest, _pixel(kernel, target, out, (channel, row, column)))
     kernel.finish()
 
 
-def max_pool_backward(module: ir.Module, name: str, simd: Simd, data: Plane, side: int, *, relu: bool) -> None:
+def max_pool_backward(module: ir.Module, name: str, vectors: Vectors, data: Plane, side: int, *, relu: bool) -> None:
     """Emit the gradient of :func:`max_pool`: each window's goes to its first largest number, unless ReLU cut it off.
 
     Arguments of the kernel: data, gradient of the result, gradient of the data (may lie where the data does).
@@ -57,19 +58,19 @@ def max_pool_backward(module: ir.Module, name: str, simd: Simd, data: Plane, sid
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         data: what was pooled.
         side: of the windows.
         relu: as in the forward kernel.
     """
-    kernel, out = Kernel(module, name, simd.width), pooled(data, side)
+    kernel, out = kernel_for(module, name, vectors), pooled(data, side)
     source, gradient, target = (kernel.argument(place) for place in range(3))
     zero, builder = kernel.constant(0.0), kernel.builder
     with kernel.loop(out.channels) as channel:
         with kernel.loop(out.rows) as row, kernel.loop(out.columns) as column:
             where = (channel, row, column)
-            window, places = _window(kernel, source, data, side, where), _places(kernel, data, side)
-            values = [kernel.load(kernel.at(window, place)) for place in places]
+            window, places = _window(kernel, source, data, side, where), _places(data, side)
+            values = [kernel.load(kernel.place(window, place)) for place in places]
             largest = values[0]
             for value in values[1:]:
                 largest = kernel.maximum(value, largest)
@@ -79,34 +80,34 @@ def max_pool_backward(module: ir.Module, name: str, simd: Simd, data: Plane, sid
             target_window = _window(kernel, target, data, side, where)
             for value, place in zip(values, places, strict=True):
                 found = builder.fcmp_ordered("==", value, largest)
-                kernel.store(builder.select(found, left, zero), kernel.at(target_window, place))
+                kernel.store(builder.select(found, left, zero), kernel.place(target_window, place))
                 left = builder.select(found, zero, left)
         _clear_rest(kernel, target, data, out, side, channel)
     kernel.finish()
 
 
-def global_mean(module: ir.Module, name: str, simd: Simd, data: Plane) -> None:
+def global_mean(module: ir.Module, name: str, vectors: Vectors, data: Plane) -> None:
     """Emit the mean of each map. Arguments of the kernel: data, out [channels].
 
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         data: the maps.
     """
-    kernel = Kernel(module, name, simd.width)
+    kernel = kernel_for(module, name, vectors)
     source, target = kernel.argument(0), kernel.argument(1)
     with kernel.loop(data.channels) as channel:
         total = kernel.variable(kernel.constant(0.0))
         with kernel.loop(data.area) as place:
-            near = kernel.at(source, (channel, data.area * simd.width), (place, simd.width))
+            near = kernel.place(source, (channel, data.area), place)
             total.set(kernel.builder.fadd(total.get(), kernel.load(near)))
         mean = kernel.builder.fmul(total.get(), kernel.constant(1 / data.area))
-        kernel.store(mean, kernel.at(target, (channel, simd.width)))
+        kernel.store(mean, kernel.place(target, channel))
     kernel.finish()
 
 
-def global_mean_backward(module: ir.Module, name: str, simd: Simd, data: Plane, *, mask: bool) -> None:
+def global_mean_backward(module: ir.Module, name: str, vectors: Vectors, data: Plane, *, mask: bool) -> None:
     """Emit the gradient of :func:`global_mean`: every place of a map gets an equal part.
 
     Arguments of the kernel: gradient of the means, gradient of the data, what masks it where it is not positive.
@@ -114,35 +115,33 @@ def global_mean_backward(module: ir.Module, name: str, simd: Simd, data: Plane, 
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         data: the maps.
         mask: whether something masks.
     """
-    kernel, width = Kernel(module, name, simd.width), simd.width
+    kernel = kernel_for(module, name, vectors)
     gradient, target, masking = (kernel.argument(place) for place in range(3))
     zero = kernel.constant(0.0)
     with kernel.loop(data.channels) as channel:
-        part = kernel.builder.fmul(kernel.load(kernel.at(gradient, (channel, width))), kernel.constant(1 / data.area))
+        part = kernel.builder.fmul(kernel.load(kernel.place(gradient, channel)), kernel.constant(1 / data.area))
         with kernel.loop(data.area) as place:
-            value, near = part, ((channel, data.area * width), (place, width))
+            value, near = part, ((channel, data.area), place)
             if mask:
-                positive = kernel.builder.fcmp_ordered(">", kernel.load(kernel.at(masking, *near)), zero)
+                positive = kernel.builder.fcmp_ordered(">", kernel.load(kernel.place(masking, *near)), zero)
                 value = kernel.builder.select(positive, part, zero)
-            kernel.store(value, kernel.at(target, *near))
+            kernel.store(value, kernel.place(target, *near))
     kernel.finish()
 
 
-def _places(kernel: Kernel, data: Plane, side: int) -> list[int]:
+def _places(data: Plane, side: int) -> list[int]:
     """The numbers of a window, counted from its first."""
-    return [(row * data.columns + column) * kernel.width for row, column in product(range(side), repeat=2)]
+    return [row * data.columns + column for row, column in product(range(side), repeat=2)]
 
 
 def _window(kernel: Kernel, pointer: Value, data: Plane, side: int, where: tuple[Value, Value, Value]) -> Value:
     channel, row, column = where
     spans = data.area, side * data.columns, side
-    return kernel.at(
-        pointer, *((i, span * kernel.width) for i, span in zip((channel, row, column), spans, strict=True))
-    )
+    return kernel.place(pointer, *zip((channel, row, column), spans, strict=True))
 
 
 def _pixel(kernel: Kernel, pointer: Value, out: Plane, where: tuple[Value, Value, Value]) -> Value:
@@ -151,11 +150,11 @@ def _pixel(kernel: Kernel, pointer: Value, out: Plane, where: tuple[Value, Value
 
 def _clear_rest(kernel: Kernel, target: Value, data: Plane, out: Plane, side: int, channel: Value) -> None:
     """Zero what no window covers."""
-    zero, width = kernel.constant(0.0), kernel.width
-    start = kernel.at(target, (channel, data.area * width))
+    zero = kernel.constant(0.0)
+    start = kernel.place(target, (channel, data.area))
     if out.columns * side < data.columns:
         with kernel.loop(data.rows) as row, kernel.loop(data.columns, out.columns * side) as column:
-            kernel.store(zero, kernel.at(start, (row, data.columns * width), (column, width)))
+            kernel.store(zero, kernel.place(start, (row, data.columns), column))
     if out.rows * side < data.rows:
         with kernel.loop(data.area, out.rows * side * data.columns) as place:
-            kernel.store(zero, kernel.at(start, (place, width)))
+            kernel.store(zero, kernel.place(start, place))

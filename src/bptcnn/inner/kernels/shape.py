@@ -6,6 +6,40 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Vectors:
+    """Vector registers, and what a block of samples looks like in them.
+
+    Attributes:
+        lanes: float32 numbers of a register.
+        registers: how many there are.
+        bf16: blocks hold bfloat16 numbers, whose products are summed up in float32.
+
+    Example:
+        >>> Vectors(16, 32).width, Vectors(16, 32, bf16=True).width
+        (16, 32)
+    """
+
+    lanes: int
+    registers: int
+    bf16: bool = False
+
+    @property
+    def parts(self) -> int:
+        """Registers that the float32 numbers of all samples fill."""
+        return 2 if self.bf16 else 1
+
+    @property
+    def width(self) -> int:
+        """Samples of a block: numbers that a register holds as they lie in memory."""
+        return self.lanes * self.parts
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of a number in memory."""
+        return 4 // self.parts
+
+
+@dataclass(frozen=True, slots=True)
 class Plane:
     """Blocked data of one block of samples: [channels, rows, columns, width].
 

@@ -11,10 +11,11 @@ from itertools import product
 
 from llvmlite import ir
 
+from bptcnn.inner.kernels.bf16 import kernel_for
 from bptcnn.inner.kernels.conv import LATENCY, alike
-from bptcnn.inner.kernels.emit import F32, I64, Kernel, Value, tiles
-from bptcnn.inner.kernels.shape import Plane, Window, forward_taps
-from bptcnn.inner.machine.hardware import Simd
+from bptcnn.inner.kernels.emit import F32, I64, Value, tiles
+from bptcnn.inner.kernels.shape import Plane, Vectors, Window, forward_taps
+from bptcnn.inner.kernels.vectors import Kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class _Problem:
 def backward_weight(
     module: ir.Module,
     name: str,
-    simd: Simd,
+    vectors: Vectors,
     window: Window,
     data: Plane,
     gradient: Plane,
@@ -52,7 +53,7 @@ def backward_weight(
     Args:
         module: gets the kernel.
         name: of the kernel.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
         window: of the convolution.
         data: what the convolution saw.
         gradient: of what it made.
@@ -61,8 +62,8 @@ def backward_weight(
     Returns:
         Tiles of output channels: what the work can be divided by.
     """
-    kernel = Kernel(module, name, simd.width)
-    outs, ins = weight_tile(window, data, gradient, simd)
+    kernel = kernel_for(module, name, vectors)
+    outs, ins = weight_tile(window, data, gradient, vectors)
     # Sums over few areas go on over all blocks, for the final sum over a vector's lanes costs as much as some areas do;
     # over many areas they end with a block, whose data then stays in the cache for all channels.
     blocks, split = kernel.scalar(kernel.argument(5), I64), gradient.area >= MANY_AREAS
@@ -92,17 +93,17 @@ MANY_AREAS = 128
 """Areas of a map from which on each block's sums are added to the gradient on their own."""
 
 
-def weight_tile(window: Window, data: Plane, gradient: Plane, simd: Simd) -> tuple[int, int]:
+def weight_tile(window: Window, data: Plane, gradient: Plane, vectors: Vectors) -> tuple[int, int]:
     """Output and input channels of a tile; the first divides its whole, so that no two tasks write the same weight.
 
     Args:
         window: of the convolution.
         data: what it saw.
         gradient: of what it made.
-        simd: the machine's vectors.
+        vectors: the registers and what they hold.
 
     Example:
-        >>> weight_tile(Window(5, 5), Plane(3, 32, 32), Plane(64, 28, 28), Simd(width=16, registers=32, bf16=False))
+        >>> weight_tile(Window(5, 5), Plane(3, 32, 32), Plane(64, 28, 28), Vectors(16, 32))
         (4, 1)
     """
 
@@ -118,7 +119,7 @@ def weight_tile(window: Window, data: Plane, gradient: Plane, simd: Simd) -> tup
     candidates = [
         (outs, ins)
         for outs, ins in product(range(1, 13), range(1, min(data.channels, 12) + 1))
-        if gradient.channels % outs == 0 and (registers((outs, ins)) <= simd.registers or (outs, ins) == (1, 1))
+        if gradient.channels % outs == 0 and (registers((outs, ins)) <= vectors.registers or (outs, ins) == (1, 1))
     ]
     return min(candidates, key=cost)
 
@@ -131,14 +132,12 @@ def _tile(
     size: tuple[int, int],
 ) -> None:
     """Some output by some input channels, one row of the filter."""
-    builder, width, window, data = kernel.builder, kernel.width, problem.window, problem.data
+    builder, window, data = kernel.builder, problem.window, problem.data
     (data_pointer, gradient_pointer, result), (group_index, out, into, row) = pointers, place
     gradient, (outs, ins) = problem.gradient, size
-    sums = {
-        key: kernel.variable(kernel.constant(0.0)) for key in product(range(outs), range(ins), range(window.columns))
-    }
-    data_start = kernel.at(data_pointer, (group_index, data.size * width), (into, data.area * width))
-    gradient_start = kernel.at(gradient_pointer, (group_index, gradient.size * width), (out, gradient.area * width))
+    sums = {key: kernel.variable(kernel.nothing()) for key in product(range(outs), range(ins), range(window.columns))}
+    data_start = kernel.place(data_pointer, (group_index, data.size), (into, data.area))
+    gradient_start = kernel.place(gradient_pointer, (group_index, gradient.size), (out, gradient.area))
     # The filter's row meets the padding, not the data, outside these outputs.
     offset = builder.sub(row, I64(window.padding))
     begin = _rounded_up(kernel, builder.sub(I64(0), offset), window.stride, gradient.rows)
@@ -146,21 +145,21 @@ def _tile(
     (across,) = forward_taps(window.columns, window.stride, window.padding)
     with kernel.loop(problem.group) as block, kernel.loop_if_any(end, begin) as y:
         seen_row = builder.add(builder.mul(y, I64(window.stride)), offset)
-        inputs = kernel.at(data_start, (block, data.size * width), (seen_row, data.columns * width))
-        outputs = kernel.at(gradient_start, (block, gradient.size * width), (y, gradient.columns * width))
+        inputs = kernel.place(data_start, (block, data.size), (seen_row, data.columns))
+        outputs = kernel.place(gradient_start, (block, gradient.size), (y, gradient.columns))
         for first, step, repeats, (taps,) in alike(across, gradient.columns, data.columns, 1):
             with kernel.loop(repeats) as repeat:
                 x = builder.add(I64(first), builder.mul(repeat, I64(step)))
-                at_inputs = kernel.at(inputs, (x, window.stride * width))
-                at_outputs = kernel.at(outputs, (x, width))
+                at_inputs = kernel.place(inputs, (x, window.stride))
+                at_outputs = kernel.place(outputs, x)
                 seen = {
-                    (i, c): kernel.load(kernel.at(at_inputs, (i * data.area + across.offsets[c]) * width))
+                    (i, c): kernel.factor(kernel.place(at_inputs, i * data.area + across.offsets[c]))
                     for i, c in product(range(ins), taps)
                 }
                 for o in range(outs):
-                    error = kernel.load(kernel.at(at_outputs, o * gradient.area * width))
+                    error = kernel.factor(kernel.place(at_outputs, o * gradient.area))
                     for (i, c), vector in seen.items():
-                        sums[o, i, c].set(kernel.fma(error, vector, sums[o, i, c].get()))
+                        sums[o, i, c].set(kernel.dot(error, vector, sums[o, i, c].get()))
     size_of_filter = window.rows * window.columns
     corner = kernel.at(result, (out, data.channels * size_of_filter), (into, size_of_filter), (row, window.columns))
     for (o, i, c), total in sums.items():
@@ -186,13 +185,13 @@ def _bias(
     kernel: Kernel, problem: _Problem, source: Value, result: Value, where: tuple[Value, Value], channels: int
 ) -> None:
     """Sum a tile's gradient right after its weights', while it is in the cache."""
-    gradient, width, (group_index, out) = problem.gradient, kernel.width, where
-    start = kernel.at(source, (group_index, gradient.size * width))
+    gradient, (group_index, out) = problem.gradient, where
+    start = kernel.place(source, (group_index, gradient.size))
     with kernel.loop(channels) as o:
         channel = kernel.builder.add(out, o)
         total = kernel.variable(kernel.constant(0.0))
-        corner = kernel.at(start, (channel, gradient.area * width))
+        corner = kernel.place(start, (channel, gradient.area))
         with kernel.loop(problem.group) as block, kernel.loop(gradient.area) as place:
-            near = kernel.at(corner, (block, gradient.size * width), (place, width))
+            near = kernel.place(corner, (block, gradient.size), place)
             total.set(kernel.builder.fadd(total.get(), kernel.load(near)))
         _add(kernel, kernel.at(result, (channel, 1)), kernel.total(total.get()), problem, group_index)

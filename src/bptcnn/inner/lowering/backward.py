@@ -17,6 +17,7 @@ from bptcnn.inner.kernels import conv, norm, pointwise, pool, weights
 from bptcnn.inner.kernels.library import Library
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.lowering.buffers import Buffers, Rows
+from bptcnn.inner.lowering.filters import Filters
 from bptcnn.inner.lowering.program import Call, Program, ranges
 from bptcnn.inner.lowering.writer import Writer, flops, label
 from bptcnn.inner.tasks.dag import Kind
@@ -31,6 +32,7 @@ class Backward:
     Args:
         layers: the network.
         buffers: where numbers lie; gets room for gradients.
+        filters: where weights are read.
         library: gets the kernels.
         num_lanes: for how many lanes the work is divided.
         gradient_of: where a parameter's gradient is written, contiguous.
@@ -40,11 +42,12 @@ class Backward:
         self,
         layers: Sequence[Layer],
         buffers: Buffers,
+        filters: Filters,
         library: Library,
         num_lanes: int,
         gradient_of: Callable[[torch.Tensor], torch.Tensor],
     ) -> None:
-        self._layers, self._buffers, self._use = layers, buffers, library.use
+        self._layers, self._buffers, self._filters, self._use = layers, buffers, filters, library.use
         self._gradient_of = gradient_of
         self._writer = Writer(buffers, library, num_lanes, Kind.BACKWARD_DATA)
         self._producer = {layer.out: layer for layer in layers}
@@ -84,7 +87,7 @@ class Backward:
         last = self._left[value] == 1
         then = conv.Epilogue(add=before is not None, mask=last and self._rectified(value))
         kernel, tiles = self._use(conv.backward_data, layer.window, layer.shape, layer.data, then)
-        weight = layer.module.weight.data_ptr()
+        weight = self._filters.backward(layer)
 
         def arguments(block: int) -> tuple[int, ...]:
             added = 0 if before is None else before.row(block)
@@ -198,7 +201,7 @@ class Backward:
             for part, (first, last) in enumerate(ranges(tiles, WEIGHT_TASKS * writer.num_lanes)):
                 share = (last - first) / tiles
                 call = Call(kernel, (*fixed, first, last, buffers.blocks.ctypes.data, bias))
-                num_bytes = 4.0 * samples * (layer.data.size + share * layer.shape.size)
+                num_bytes = float(buffers.vectors.num_bytes) * samples * (layer.data.size + share * layer.shape.size)
                 cost = share * flops(layer) * samples, num_bytes
                 number = writer.chains.task(Kind.BACKWARD_WEIGHT, name, part, after, [call], *cost)
                 self._weight_tasks.append(number)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bptcnn.inner.graph.layers import IMAGES, Layer, Norm
 from bptcnn.inner.kernels.norm import COEFFICIENTS, SUMS, TABLE
-from bptcnn.inner.kernels.shape import Plane
+from bptcnn.inner.kernels.shape import Plane, Vectors
 
 Array = npt.NDArray[np.float32]
 
@@ -40,17 +41,19 @@ class Rows:
 
     Args:
         count: rows.
-        size: numbers of each, float32.
+        size: numbers of each.
+        bf16: whether they are bfloat16, not float32.
 
     Attributes:
-        array: float32 [count, size].
+        array: float32 [count, size], or the bits of bfloat16 as uint16.
         address: of the first number.
     """
 
-    def __init__(self, count: int, size: int) -> None:
-        self.array = aligned(count * size).reshape(count, size)
+    def __init__(self, count: int, size: int, *, bf16: bool = False) -> None:
+        whole = aligned(-(-count * size // 2)).view(np.uint16) if bf16 else aligned(count * size)
+        self.array: npt.NDArray[Any] = whole[: count * size].reshape(count, size)
         self.address = self.array.ctypes.data
-        self._stride = 4 * size
+        self._stride = size * self.array.itemsize
 
     def row(self, index: int) -> int:
         """The address of a row."""
@@ -78,10 +81,11 @@ class Buffers:
         layers: the network.
         images: shape of an image.
         num_blocks: blocks of samples at most.
-        width: samples of a block.
+        vectors: what a block looks like.
 
     Attributes:
         num_blocks: blocks of samples at most.
+        vectors: what a block looks like.
         width: samples of a block.
         blocks: int64 [1], blocks of samples in this step.
         images: a row for each block: [width, numbers of an image], where the caller's do not fill the blocks.
@@ -94,8 +98,9 @@ class Buffers:
         norms: by value.
     """
 
-    def __init__(self, layers: Sequence[Layer], images: Plane, num_blocks: int, width: int) -> None:
-        self.num_blocks, self.width = num_blocks, width
+    def __init__(self, layers: Sequence[Layer], images: Plane, num_blocks: int, vectors: Vectors) -> None:
+        self.num_blocks, self.vectors, self.width = num_blocks, vectors, vectors.width
+        width = self.width
         self.blocks = np.full(1, num_blocks, np.int64)
         self.images = Rows(num_blocks, width * images.size)
         self.images_address = np.full(1, self.images.address, np.int64)
@@ -110,7 +115,7 @@ class Buffers:
 
     def blocked(self, plane: Plane) -> Rows:
         """Room for data of all blocks."""
-        return Rows(self.num_blocks, plane.size * self.width)
+        return Rows(self.num_blocks, plane.size * self.width, bf16=self.vectors.bf16)
 
     def announce(self, samples: int) -> None:
         """Say how many samples the next step has.

@@ -17,13 +17,14 @@ from bptcnn.inner.kernels import conv, norm, pointwise, pool
 from bptcnn.inner.kernels.library import Library
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.lowering.buffers import Buffers
+from bptcnn.inner.lowering.filters import Filters
 from bptcnn.inner.lowering.program import Call, Program
 from bptcnn.inner.lowering.writer import Writer, label
 from bptcnn.inner.tasks.dag import Kind
 
 
 def lower_forward(
-    layers: Sequence[Layer], images: Plane, buffers: Buffers, library: Library, num_lanes: int
+    layers: Sequence[Layer], images: Plane, buffers: Buffers, filters: Filters, library: Library, num_lanes: int
 ) -> Program:
     """Write the way from images to scores.
 
@@ -31,6 +32,7 @@ def lower_forward(
         layers: the network.
         images: shape of an image.
         buffers: where numbers lie.
+        filters: where weights are read.
         library: gets the kernels.
         num_lanes: for how many lanes the work is divided.
 
@@ -38,6 +40,7 @@ def lower_forward(
         The program.
     """
     writer = Writer(buffers, library, num_lanes, Kind.FORWARD)
+    filters.write(writer)
     writer.layer = "images"
     pack, _ = library.use(pointwise.pack, images)
     address, size = buffers.images_address.ctypes.data, buffers.width * images.size
@@ -45,7 +48,7 @@ def lower_forward(
     for place, layer in enumerate(layers):
         writer.layer = label(place, layer)
         if isinstance(layer, Conv):
-            _conv(writer, layer)
+            _conv(writer, layer, filters.forward(layer))
         elif isinstance(layer, Norm):
             _norm(writer, layer)
         else:
@@ -54,14 +57,14 @@ def lower_forward(
     return writer.chains.program
 
 
-def _conv(writer: Writer, layer: Conv) -> None:
+def _conv(writer: Writer, layer: Conv, weights: int) -> None:
     source, target = (writer.buffers.values[value] for value in (layer.inputs[0], layer.out))
-    weight, bias = layer.module.weight, layer.module.bias
+    bias = layer.module.bias
     then = conv.Epilogue(relu=layer.relu)
     shapes = layer.window, layer.data, layer.shape
     kernel, tiles = writer.library.use(conv.forward, *shapes, bias=bias is not None, then=then)
-    fixed = weight.data_ptr(), 0 if bias is None else bias.data_ptr()
-    writer.divided(kernel, lambda b: (source.row(b), fixed[0], target.row(b), fixed[1], 0, 0), tiles, layer)
+    of_bias = 0 if bias is None else bias.data_ptr()
+    writer.divided(kernel, lambda b: (source.row(b), weights, target.row(b), of_bias, 0, 0), tiles, layer)
 
 
 def _norm(writer: Writer, layer: Norm) -> None:

@@ -111,6 +111,16 @@ class Chains:
             chain.after = (number,)
         return before
 
+    def after(self, tasks: Iterable[int]) -> None:
+        """Let all chains go on after some tasks.
+
+        Args:
+            tasks: their numbers.
+        """
+        self.close()
+        for chain in self._chains:
+            chain.after = (*chain.after, *tasks)
+
     def close(self) -> tuple[int, ...]:
         """End all chains.
 

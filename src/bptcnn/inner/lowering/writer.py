@@ -29,6 +29,7 @@ class Writer:
         self.buffers, self.library, self.num_lanes = buffers, library, num_lanes
         self.chains = Chains(buffers.num_blocks, kind)
         self.layer = ""
+        self._sample_bytes = buffers.vectors.num_bytes * buffers.width
 
     def each(self, kernel: str, arguments: Callable[[int], tuple[int, ...]], numbers: int) -> None:
         """Call a kernel for each block.
@@ -40,7 +41,7 @@ class Writer:
         """
         for block in range(self.buffers.num_blocks):
             call = Call(kernel, arguments(block))
-            self.chains.call(block, self.layer, call, 0.0, 4.0 * self.buffers.width * numbers)
+            self.chains.call(block, self.layer, call, 0.0, float(self._sample_bytes * numbers))
 
     def divided(self, kernel: str, arguments: Callable[[int], tuple[int, ...]], tiles: int, layer: Conv) -> None:
         """Call a convolution for each block, in parts where there are fewer blocks than lanes.
@@ -53,7 +54,7 @@ class Writer:
         """
         width, num_blocks = self.buffers.width, self.buffers.num_blocks
         parts = list(ranges(tiles, -(-self.num_lanes // num_blocks)))
-        cost = flops(layer) * width, 4.0 * width * (layer.data.size + layer.shape.size)
+        cost = flops(layer) * width, float(self._sample_bytes * (layer.data.size + layer.shape.size))
         for block in range(num_blocks):
             calls = [Call(kernel, (*arguments(block), *part)) for part in parts]
             if len(calls) == 1:

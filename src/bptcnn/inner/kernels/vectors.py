@@ -1,0 +1,173 @@
+"""Writing machine code: vectors of samples.
+
+Data is *blocked*: [channels, rows, columns, width], with the samples of a block innermost, one for each lane of a
+vector. So whatever the shape of a layer, each instruction works on ``width`` samples at once and no lane is ever idle.
+A *place* is one vector of it: a channel, a row and a column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llvmlite import ir
+
+from bptcnn.inner.kernels.emit import F32, I32, Function, Term, Value
+from bptcnn.inner.kernels.shape import Vectors
+
+
+class Kernel(Function):
+    """A function that works on blocks of float32 numbers.
+
+    Args:
+        module: where it belongs.
+        name: of the function.
+        vectors: the registers and what they hold.
+
+    Attributes:
+        vector: type of the numbers of one place, as they are computed with: float32.
+        depth: channels that a multiply-add sums up at once.
+    """
+
+    depth = 1
+
+    def __init__(self, module: ir.Module, name: str, vectors: Vectors) -> None:
+        super().__init__(module, name)
+        self.vector = ir.VectorType(F32, vectors.width)
+        self._vectors = vectors
+        self._stored = self.vector
+
+    # -------------------------------------------------------------------------------------------- places
+
+    def place(self, pointer: Value, *terms: Term | Value) -> Value:
+        """The address of a place.
+
+        Args:
+            pointer: of the first.
+            terms: (index, places that one step of it spans), or an index whose steps span one.
+        """
+        return self.at(pointer, *terms, kind=self._stored)
+
+    def load(self, pointer: Value) -> Value:
+        """The numbers of a place."""
+        return self.builder.load(pointer, typ=self._stored, align=64)
+
+    def store(self, value: Value, pointer: Value) -> None:
+        """Write the numbers of a place.
+
+        Args:
+            value: the vector.
+            pointer: where to.
+        """
+        self.builder.store(value, pointer, align=64)
+
+    def numbers(self, pointer: Value, kind: Value = F32) -> Value:
+        """A number for each sample, in their order.
+
+        Args:
+            pointer: where they are.
+            kind: of numbers.
+        """
+        return self.builder.load(pointer, typ=ir.VectorType(kind, self._vectors.width), align=4)
+
+    def arranged(self, vector: Value) -> Value:
+        """Numbers in the order of the samples, brought into the order in which registers hold them."""
+        return vector
+
+    # -------------------------------------------------------------------------------------------- products
+
+    def operand(self, pointer: Value, apart: int | None) -> Value:
+        """What :meth:`multiply` takes of a place.
+
+        Args:
+            pointer: the place in the first of ``depth`` channels.
+            apart: places from one of the channels to the next; None where the next is no channel any more.
+        """
+        return self.load(pointer)
+
+    def weight(self, pointer: Value) -> Value:
+        """The weights of ``depth`` channels, for :meth:`multiply`."""
+        return self.spread(self.scalar(pointer))
+
+    def multiply(self, weight: Value, operand: Value, total: Value) -> Value:
+        """``total`` plus, for each sample, the products of ``depth`` channels.
+
+        Args:
+            weight: from :meth:`weight`.
+            operand: from :meth:`operand`.
+            total: a vector.
+        """
+        return self.fma(weight, operand, total)
+
+    def factor(self, pointer: Value) -> Value:
+        """What :meth:`dot` takes of a place."""
+        return self.load(pointer)
+
+    def dot(self, one: Value, other: Value, total: Value) -> Value:
+        """``total`` plus the products of all samples, spread over the lanes of a register.
+
+        Args:
+            one: from :meth:`factor`.
+            other: likewise.
+            total: one register.
+        """
+        return self.fma(one, other, total)
+
+    def nothing(self) -> Value:
+        """One register of zeros, for :meth:`dot`."""
+        return ir.Constant(ir.VectorType(F32, self._vectors.lanes), [ir.Constant(F32, 0.0)] * self._vectors.lanes)
+
+    # -------------------------------------------------------------------------------------------- arithmetic
+
+    def constant(self, number: float) -> Value:
+        """A vector of equal numbers."""
+        return ir.Constant(self.vector, [ir.Constant(F32, number)] * self.vector.count)
+
+    def spread(self, number: Value) -> Value:
+        """A vector whose lanes all hold one number."""
+        return splat(self.builder, number, self._vectors.width)
+
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        """``a b + c``, rounded once.
+
+        Args:
+            a: a factor.
+            b: the other.
+            c: what is added.
+        """
+        return self.intrinsic("llvm.fma", a, b, c)
+
+    def maximum(self, a: Value, b: Value) -> Value:
+        """The larger in each lane.
+
+        Args:
+            a: a vector.
+            b: another; taken where they are equal or no numbers.
+        """
+        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
+
+    def rectified(self, value: Value) -> Value:
+        """ReLU; what is no number stays so, for it must not be hidden from the loss."""
+        zero = self.constant(0.0)
+        return self.builder.select(self.builder.fcmp_ordered(">", zero, value), zero, value)
+
+    def total(self, vector: Value) -> Value:
+        """The sum over the lanes, always in the same order."""
+        while (count := vector.type.count) > 1:
+            vector = self.builder.fadd(*(part(self.builder, vector, half, count // 2) for half in (0, 1)))
+        return self.builder.extract_element(vector, I32(0))
+
+
+def splat(builder: ir.IRBuilder, number: Value, count: int) -> Value:
+    """A vector of so many equal numbers."""
+    undefined = ir.Constant(ir.VectorType(number.type, count), ir.Undefined)
+    return shuffled(builder, builder.insert_element(undefined, number, I32(0)), undefined, [0] * count)
+
+
+def part(builder: ir.IRBuilder, vector: Value, index: int, count: int) -> Value:
+    """So many numbers of a vector, from ``index count`` on."""
+    return shuffled(builder, vector, vector, range(index * count, (index + 1) * count))
+
+
+def shuffled(builder: ir.IRBuilder, one: Value, other: Value, order: Sequence[int]) -> Value:
+    """Numbers of two vectors, counted through, in some order."""
+    return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(I32, len(order)), list(order)))

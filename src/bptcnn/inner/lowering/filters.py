@@ -1,0 +1,86 @@
+"""Where convolutions read their weights: in PyTorch's own memory, or in tables made of it at the start of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bptcnn.inner.graph.layers import Conv, Layer
+from bptcnn.inner.kernels import tables
+from bptcnn.inner.kernels.emit import tiles
+from bptcnn.inner.kernels.shape import Vectors
+from bptcnn.inner.lowering.buffers import Rows
+from bptcnn.inner.lowering.program import Call, ranges
+from bptcnn.inner.lowering.writer import Writer
+from bptcnn.inner.tasks.dag import Kind
+
+
+class Filters:
+    """The weights of each convolution, as its kernels read them.
+
+    Args:
+        layers: the network.
+        vectors: float32 kernels read PyTorch's memory, bf16 kernels read tables of pairs.
+    """
+
+    def __init__(self, layers: Sequence[Layer], vectors: Vectors) -> None:
+        self._convs = [layer for layer in layers if isinstance(layer, Conv)]
+        self._forward, self._backward = {}, {}
+        if vectors.bf16:
+            for layer in self._convs:
+                outs, ins, size = _shape(layer)
+                self._forward[layer.out] = Rows(1, outs * tiles(ins, 2) * size)
+                self._backward[layer.out] = Rows(1, tiles(outs, 2) * ins * size)
+
+    def forward(self, layer: Conv) -> int:
+        """Where the forward kernel finds a layer's weights."""
+        return self._address(self._forward, layer)
+
+    def backward(self, layer: Conv) -> int:
+        """Where the backward kernel finds them."""
+        return self._address(self._backward, layer)
+
+    def write(self, writer: Writer) -> None:
+        """Write the tasks that fill the tables: those of the forward pass in front of all chains, the others for gaps.
+
+        Args:
+            writer: of the forward pass, nothing written yet.
+        """
+        if not self._forward:
+            return
+        writer.layer = "weights"
+        writer.chains.after(self._tasks(writer, self._forward, by_inputs=True))
+        self._tasks(writer, self._backward, by_inputs=False)
+
+    def _tasks(self, writer: Writer, rows: dict[int, Rows], *, by_inputs: bool) -> list[int]:
+        """One task a lane, each with a part of every table."""
+        shares: list[list[Call]] = [[] for _ in range(writer.num_lanes)]
+        numbers = 0
+        for layer in self._convs:
+            outs, ins, size = _shape(layer)
+            emit, total = (tables.by_inputs, outs) if by_inputs else (tables.by_outputs, tiles(outs, 2))
+            kernel, _ = writer.library.use(emit, outs, ins, size)
+            fixed = layer.module.weight.data_ptr(), rows[layer.out].address
+            # A small table is the work of one lane, each time of another one.
+            parts = list(ranges(total, writer.num_lanes if outs * ins * size > SMALL else 1))
+            for part in parts:
+                min(shares, key=len).append(Call(kernel, (*fixed, *part)))
+            numbers += outs * ins * size
+        num_bytes = 6.0 * numbers / writer.num_lanes
+        return [
+            writer.chains.task(Kind.FORWARD, writer.layer, part, (), calls, 0.0, num_bytes)
+            for part, calls in enumerate(shares)
+            if calls
+        ]
+
+    @staticmethod
+    def _address(rows: dict[int, Rows], layer: Conv) -> int:
+        return rows[layer.out].address if rows else layer.module.weight.data_ptr()
+
+
+SMALL = 1 << 12
+"""Weights that one task makes a table of in no time."""
+
+
+def _shape(layer: Conv) -> tuple[int, int, int]:
+    """Output channels, input channels, and size of the filter."""
+    return layer.shape.channels, layer.data.channels, layer.window.rows * layer.window.columns
