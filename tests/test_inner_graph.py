@@ -83,7 +83,8 @@ def evaluated(layers: tuple[Layer, ...], images: torch.Tensor) -> torch.Tensor:
         elif isinstance(layer, Add):
             result = first + more[0].reshape(first.shape)
         elif isinstance(layer, MaxPool):
-            result = functional.max_pool2d(first, layer.side)
+            seen = layer.window
+            result = functional.max_pool2d(first, (seen.rows, seen.columns), seen.stride, seen.padding)
         elif isinstance(layer, GlobalMean):
             result = functional.adaptive_avg_pool2d(first, 1)
         elif isinstance(layer, Subsample):
@@ -238,8 +239,8 @@ REFUSED = [
     (nn.Sequential(nn.Conv2d(3, 3, 3, stride=(1, 2))), SECOND.format("Conv2d")),
     (nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")), SECOND.format("Conv2d")),
     (nn.Sequential(nn.ConvTranspose2d(3, 3, 3)), SECOND.format("ConvTranspose2d")),
-    (nn.Sequential(nn.MaxPool2d(2, padding=1)), SECOND.format("MaxPool2d")),
-    (nn.Sequential(nn.MaxPool2d(3, stride=2)), SECOND.format("MaxPool2d")),
+    (nn.Sequential(nn.MaxPool2d(2, dilation=2)), SECOND.format("MaxPool2d")),
+    (nn.Sequential(nn.MaxPool2d(11)), "smaller than its window"),
     (nn.Sequential(nn.MaxPool2d(2, ceil_mode=True)), SECOND.format("MaxPool2d")),
     (nn.Sequential(nn.MaxPool2d((1, 2))), SECOND.format("MaxPool2d")),
     (nn.Sequential(nn.AdaptiveAvgPool2d(2)), SECOND.format("AdaptiveAvgPool2d")),

@@ -50,7 +50,7 @@ class Norm(Layer):
 class MaxPool(Layer):
     """The largest of each window."""
 
-    side: int
+    window: Window
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,6 @@ from bptcnn.inner.graph.layers import (
     Subsample,
     joined,
 )
-from bptcnn.inner.kernels.pool import pooled
 from bptcnn.inner.kernels.shape import Plane, Window
 from bptcnn.models.resnet import PadShortcut
 
@@ -106,8 +105,11 @@ class _Reader:
         return self._values[argument]
 
     def _append(self, node: fx.Node, make: Callable[[int], Layer]) -> None:
+        layer = make(self._count + 1)
+        if min(layer.shape.rows, layer.shape.columns) < 1:
+            raise UnsupportedError(f"{node.target!s} sees maps that are smaller than its window")
         self._count += 1
-        self.layers.append(make(self._count))
+        self.layers.append(layer)
         self._values[node] = (self._count, self.layers[-1].shape)
 
     def _module(self, node: fx.Node, module: nn.Module) -> None:
@@ -130,9 +132,9 @@ class _Reader:
         elif known and isinstance(module, nn.ReLU):
             self._check_in_place(node, in_place=module.inplace)
             self._append(node, lambda out: Relu(out, (value,), data, data, relu=True))
-        elif known and isinstance(module, nn.MaxPool2d) and _side_by_side(module):
-            side = _single(module.kernel_size)
-            self._append(node, lambda out: MaxPool(out, (value,), data, pooled(data, side), side=side))
+        elif known and isinstance(module, nn.MaxPool2d) and _common(module):
+            seen = _pooling(module)
+            self._append(node, lambda out: MaxPool(out, (value,), data, seen.outputs(data, data.channels), window=seen))
         elif known and isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
             self._append(node, lambda out: GlobalMean(out, (value,), data, Plane(data.channels)))
         elif known and isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):
@@ -207,10 +209,16 @@ def _padding(conv: nn.Conv2d) -> int:
     return _single(tuple(int(size) for size in conv.padding))
 
 
-def _side_by_side(pool: nn.MaxPool2d) -> bool:
-    kernel, stride = _single(pool.kernel_size), _single(pool.stride)
-    plain = _single(pool.padding) == 0 and _single(pool.dilation) == 1 and not pool.ceil_mode
-    return kernel == stride > 0 and plain and not pool.return_indices
+def _common(pool: nn.MaxPool2d) -> bool:
+    """Whether pooling is of the common kind."""
+    window = _pooling(pool)
+    plain = _single(pool.dilation) == 1 and not pool.ceil_mode and not pool.return_indices
+    return plain and window.stride > 0 and 0 <= window.padding < min(window.rows, window.columns)
+
+
+def _pooling(pool: nn.MaxPool2d) -> Window:
+    rows, columns = (pool.kernel_size,) * 2 if isinstance(pool.kernel_size, int) else pool.kernel_size
+    return Window(rows, columns, _single(pool.stride), _single(pool.padding))
 
 
 def _single(size: int | tuple[int, ...]) -> int:

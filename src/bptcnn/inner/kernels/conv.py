@@ -16,8 +16,8 @@ from itertools import product
 from llvmlite import ir
 
 from bptcnn.inner.kernels.bf16 import kernel_for
-from bptcnn.inner.kernels.emit import I64, Value, Variable, tiles
-from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, backward_taps, forward_taps
+from bptcnn.inner.kernels.emit import I64, Value, Variable
+from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, alike, backward_taps, forward_taps, tiles
 from bptcnn.inner.kernels.vectors import Kernel
 
 LATENCY = 8
@@ -176,30 +176,6 @@ def _emit(kernel: Kernel, spec: _Sum, vectors: Vectors) -> int:
                     _tile(kernel, spec, pointers, _Tile(down, across, channel, row, column, channels, seen))
     kernel.finish()
     return tiles(spec.out.channels, channels)
-
-
-def alike(
-    across: Taps, count: int, inputs: int, size: int
-) -> Iterator[tuple[int, int, int, tuple[tuple[int, ...], ...]]]:
-    """Tiles of columns; those in a row whose columns see the same taps as one.
-
-    Args:
-        across: the filter's columns.
-        count: columns of the outputs.
-        inputs: columns of the data.
-        size: of a tile.
-
-    Yields:
-        First column, columns to the next tile, how many tiles, and the taps that each of a tile's columns sees.
-    """
-    size = min(size, count)
-    starts = [min(tile * size, count - size) for tile in range(tiles(count, size))]
-    seen = [tuple(across.seen(start + x, inputs) for x in range(size)) for start in starts]
-    begin = 0
-    for end in range(1, len(starts) + 1):
-        if end == len(starts) or seen[end] != seen[begin] or starts[end] != starts[begin] + (end - begin) * size:
-            yield starts[begin], size, end - begin, seen[begin]
-            begin = end
 
 
 @dataclass(frozen=True, slots=True)

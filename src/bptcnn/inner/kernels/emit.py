@@ -184,17 +184,3 @@ class Function:
 def integer(value: int | Value) -> Value:
     """A number as int64, unless it is one already."""
     return I64(value) if isinstance(value, int) else value
-
-
-def tiles(total: int, size: int) -> int:
-    """How many tiles cover a whole.
-
-    Args:
-        total: what is covered.
-        size: of a tile.
-
-    Example:
-        >>> tiles(10, 4)
-        3
-    """
-    return -(-total // size)

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import reduce
 from itertools import product
 
 from llvmlite import ir
 
 from bptcnn.inner.kernels.bf16 import kernel_for
-from bptcnn.inner.kernels.emit import Value
-from bptcnn.inner.kernels.shape import Plane, Vectors
+from bptcnn.inner.kernels.emit import I64, Value
+from bptcnn.inner.kernels.shape import Plane, Vectors, Window, alike, forward_taps
 from bptcnn.inner.kernels.vectors import Kernel
 
 
-def pooled(data: Plane, side: int) -> Plane:
-    """The maps that pooling over windows side by side makes; what does not fill a window is left out.
-
-    Args:
-        data: what is pooled.
-        side: of a window.
-
-    Example:
-        >>> pooled(Plane(6, 5, 4), 2)
-        Plane(channels=6, rows=2, columns=2)
-    """
-    return Plane(data.channels, data.rows // side, data.columns // side)
+def side_by_side(window: Window) -> bool:
+    """Whether windows neither overlap nor leave anything between them."""
+    return window.rows == window.columns == window.stride and not window.padding
 
 
-def max_pool(module: ir.Module, name: str, vectors: Vectors, data: Plane, side: int, *, relu: bool) -> None:
+def max_pool(module: ir.Module, name: str, vectors: Vectors, data: Plane, window: Window, *, relu: bool) -> None:
     """Emit max-pooling of one block. Arguments of the kernel: data, out.
 
     Args:
@@ -34,55 +28,58 @@ def max_pool(module: ir.Module, name: str, vectors: Vectors, data: Plane, side: 
         name: of the kernel.
         vectors: the registers and what they hold.
         data: what is pooled.
-        side: of the windows, which lie side by side.
+        window: what is seen of it; padding never is the largest.
         relu: negative results become zero: pooling first spares three of four comparisons with zero.
     """
-    kernel, out = kernel_for(module, name, vectors), pooled(data, side)
+    kernel, out = kernel_for(module, name, vectors), window.outputs(data, data.channels)
     source, target = kernel.argument(0), kernel.argument(1)
-    with kernel.loop(out.channels) as channel, kernel.loop(out.rows) as row, kernel.loop(out.columns) as column:
-        window = _window(kernel, source, data, side, (channel, row, column))
-        largest = kernel.load(kernel.place(window, 0))
-        for place in _places(data, side)[1:]:
-            largest = kernel.maximum(kernel.load(kernel.place(window, place)), largest)
-        if relu:
-            largest = kernel.rectified(largest)
-        kernel.store(largest, _pixel(kernel, target, out, (channel, row, column)))
+    with kernel.loop(out.channels) as channel:
+        for view in _views(kernel, window, data, out):
+            with view as (corner, result, places):
+                largest = _largest(kernel, kernel.place(source, (channel, data.area), corner), places)[0]
+                if relu:
+                    largest = kernel.rectified(largest)
+                kernel.store(largest, kernel.place(target, (channel, out.area), result))
     kernel.finish()
 
 
-def max_pool_backward(module: ir.Module, name: str, vectors: Vectors, data: Plane, side: int, *, relu: bool) -> None:
+def max_pool_backward(
+    module: ir.Module, name: str, vectors: Vectors, data: Plane, window: Window, *, relu: bool
+) -> None:
     """Emit the gradient of :func:`max_pool`: each window's goes to its first largest number, unless ReLU cut it off.
 
-    Arguments of the kernel: data, gradient of the result, gradient of the data (may lie where the data does).
+    Arguments of the kernel: data, gradient of the result, gradient of the data (may lie where the data does if windows
+    lie side by side).
 
     Args:
         module: gets the kernel.
         name: of the kernel.
         vectors: the registers and what they hold.
         data: what was pooled.
-        side: of the windows.
-        relu: as in the forward kernel.
+        window: what was seen of it.
+        relu: what is not positive gets nothing.
     """
-    kernel, out = kernel_for(module, name, vectors), pooled(data, side)
+    kernel, out = kernel_for(module, name, vectors), window.outputs(data, data.channels)
     source, gradient, target = (kernel.argument(place) for place in range(3))
-    zero, builder = kernel.constant(0.0), kernel.builder
+    zero, builder, apart = kernel.constant(0.0), kernel.builder, side_by_side(window)
     with kernel.loop(out.channels) as channel:
-        with kernel.loop(out.rows) as row, kernel.loop(out.columns) as column:
-            where = (channel, row, column)
-            window, places = _window(kernel, source, data, side, where), _places(data, side)
-            values = [kernel.load(kernel.place(window, place)) for place in places]
-            largest = values[0]
-            for value in values[1:]:
-                largest = kernel.maximum(value, largest)
-            left = kernel.load(_pixel(kernel, gradient, out, where))
-            if relu:
-                left = builder.select(builder.fcmp_ordered(">", largest, zero), left, zero)
-            target_window = _window(kernel, target, data, side, where)
-            for value, place in zip(values, places, strict=True):
-                found = builder.fcmp_ordered("==", value, largest)
-                kernel.store(builder.select(found, left, zero), kernel.place(target_window, place))
-                left = builder.select(found, zero, left)
-        _clear_rest(kernel, target, data, out, side, channel)
+        if not apart:
+            with kernel.loop(data.area) as place:
+                kernel.store(zero, kernel.place(target, (channel, data.area), place))
+        for view in _views(kernel, window, data, out):
+            with view as (corner, result, places):
+                seen, made = (kernel.place(pointer, (channel, data.area), corner) for pointer in (source, target))
+                largest, values = _largest(kernel, seen, places)
+                left = kernel.load(kernel.place(gradient, (channel, out.area), result))
+                if relu:
+                    left = builder.select(builder.fcmp_ordered(">", largest, zero), left, zero)
+                for value, place in zip(values, places, strict=True):
+                    found, slot = builder.fcmp_ordered("==", value, largest), kernel.place(made, place)
+                    part = builder.select(found, left, zero)
+                    kernel.store(part if apart else builder.fadd(kernel.load(slot), part), slot)
+                    left = builder.select(found, zero, left)
+        if apart:
+            _clear_rest(kernel, target, data, out, window.stride, channel)
     kernel.finish()
 
 
@@ -133,19 +130,46 @@ def global_mean_backward(module: ir.Module, name: str, vectors: Vectors, data: P
     kernel.finish()
 
 
-def _places(data: Plane, side: int) -> list[int]:
-    """The numbers of a window, counted from its first."""
-    return [row * data.columns + column for row, column in product(range(side), repeat=2)]
+def _views(
+    kernel: Kernel, window: Window, data: Plane, out: Plane
+) -> Iterator[AbstractContextManager[tuple[Value, Value, list[int]]]]:
+    """Loops over the windows of a map; those that meet the same part of the padding in one.
+
+    Yields:
+        Loops, each of which gives the place of a window, the place of its result, and the places that the window sees,
+        counted from its own.
+    """
+    (down,) = forward_taps(window.rows, window.stride, window.padding)
+    (across,) = forward_taps(window.columns, window.stride, window.padding)
+    rows, columns = alike(down, out.rows, data.rows, 1), list(alike(across, out.columns, data.columns, 1))
+    for (top, _, num_rows, (seen_down,)), (left, _, num_columns, (seen_across,)) in product(rows, columns):
+        offsets = product((down.offsets[t] for t in seen_down), (across.offsets[t] for t in seen_across))
+        places = [row * data.columns + column for row, column in offsets]
+
+        @contextmanager
+        def view(
+            top: int = top,
+            left: int = left,
+            num_rows: int = num_rows,
+            num_columns: int = num_columns,
+            places: list[int] = places,
+        ) -> Iterator[tuple[Value, Value, list[int]]]:
+            with kernel.loop(top + num_rows, top) as row, kernel.loop(left + num_columns, left) as column:
+                corner, result = (
+                    kernel.builder.add(
+                        kernel.builder.mul(row, I64(step * plane.columns)), kernel.builder.mul(column, I64(step))
+                    )
+                    for step, plane in ((window.stride, data), (1, out))
+                )
+                yield corner, result, places
+
+        yield view()
 
 
-def _window(kernel: Kernel, pointer: Value, data: Plane, side: int, where: tuple[Value, Value, Value]) -> Value:
-    channel, row, column = where
-    spans = data.area, side * data.columns, side
-    return kernel.place(pointer, *zip((channel, row, column), spans, strict=True))
-
-
-def _pixel(kernel: Kernel, pointer: Value, out: Plane, where: tuple[Value, Value, Value]) -> Value:
-    return _window(kernel, pointer, out, 1, where)
+def _largest(kernel: Kernel, corner: Value, places: Sequence[int]) -> tuple[Value, list[Value]]:
+    """The largest number of a window, and all of them."""
+    values = [kernel.load(kernel.place(corner, place)) for place in places]
+    return reduce(lambda largest, value: kernel.maximum(value, largest), values), values
 
 
 def _clear_rest(kernel: Kernel, target: Value, data: Plane, out: Plane, side: int, channel: Value) -> None:

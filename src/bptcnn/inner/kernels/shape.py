@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -181,3 +182,41 @@ def backward_taps(size: int, stride: int, padding: int) -> tuple[Taps, ...]:
         offsets = tuple((phase + padding - place) // stride for place in places)
         phases.append(Taps(phase, stride, 1, places, offsets))
     return tuple(phases)
+
+
+def alike(
+    across: Taps, count: int, inputs: int, size: int
+) -> Iterator[tuple[int, int, int, tuple[tuple[int, ...], ...]]]:
+    """Tiles of columns; those in a row whose columns see the same taps as one.
+
+    Args:
+        across: the filter's columns.
+        count: columns of the outputs.
+        inputs: columns of the data.
+        size: of a tile.
+
+    Yields:
+        First column, columns to the next tile, how many tiles, and the taps that each of a tile's columns sees.
+    """
+    size = min(size, count)
+    starts = [min(tile * size, count - size) for tile in range(tiles(count, size))]
+    seen = [tuple(across.seen(start + x, inputs) for x in range(size)) for start in starts]
+    begin = 0
+    for end in range(1, len(starts) + 1):
+        if end == len(starts) or seen[end] != seen[begin] or starts[end] != starts[begin] + (end - begin) * size:
+            yield starts[begin], size, end - begin, seen[begin]
+            begin = end
+
+
+def tiles(total: int, size: int) -> int:
+    """How many tiles cover a whole.
+
+    Args:
+        total: what is covered.
+        size: of a tile.
+
+    Example:
+        >>> tiles(10, 4)
+        3
+    """
+    return -(-total // size)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from llvmlite import ir
 
 from bptcnn.inner.kernels.bf16 import BF16, I16
-from bptcnn.inner.kernels.emit import F32, I32, I64, Function, Value, tiles
-from bptcnn.inner.kernels.shape import Vectors
+from bptcnn.inner.kernels.emit import F32, I32, I64, Function, Value
+from bptcnn.inner.kernels.shape import Vectors, tiles
 from bptcnn.inner.kernels.vectors import shuffled
 
 CHUNK = 16

@@ -12,9 +12,9 @@ from itertools import product
 from llvmlite import ir
 
 from bptcnn.inner.kernels.bf16 import kernel_for
-from bptcnn.inner.kernels.conv import LATENCY, alike
-from bptcnn.inner.kernels.emit import F32, I64, Value, tiles
-from bptcnn.inner.kernels.shape import Plane, Vectors, Window, forward_taps
+from bptcnn.inner.kernels.conv import LATENCY
+from bptcnn.inner.kernels.emit import F32, I64, Value
+from bptcnn.inner.kernels.shape import Plane, Vectors, Window, alike, forward_taps, tiles
 from bptcnn.inner.kernels.vectors import Kernel
 
 

@@ -125,11 +125,11 @@ class Backward:
     def _simple(self, layer: Layer, gradient: Rows) -> None:
         buffers, each, (value,), size = self._buffers, self._writer.each, layer.inputs, layer.data.size
         data, mask = buffers.values[value], self._rectified(value) and self._uses[value] == 1
-        in_place = isinstance(layer, MaxPool) and self._spent(value)
+        in_place = isinstance(layer, MaxPool) and pool.side_by_side(layer.window) and self._spent(value)
         target = data if in_place else self._room(layer.data)
         if isinstance(layer, MaxPool):
-            mask = False
-            kernel, _ = self._use(pool.max_pool_backward, layer.data, layer.side, relu=layer.relu)
+            # What is passed on went to the largest of a window: it is positive if and only if that is.
+            kernel, _ = self._use(pool.max_pool_backward, layer.data, layer.window, relu=layer.relu or mask)
             each(kernel, lambda b: (data.row(b), gradient.row(b), target.row(b)), 2 * size)
         elif isinstance(layer, Subsample):
             mask = False

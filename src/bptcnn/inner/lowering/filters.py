@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from bptcnn.inner.graph.layers import Conv, Layer
 from bptcnn.inner.kernels import tables
-from bptcnn.inner.kernels.emit import tiles
-from bptcnn.inner.kernels.shape import Vectors
+from bptcnn.inner.kernels.shape import Vectors, tiles
 from bptcnn.inner.lowering.buffers import Rows
 from bptcnn.inner.lowering.program import Call, ranges
 from bptcnn.inner.lowering.writer import Writer

@@ -104,7 +104,7 @@ def _simple(writer: Writer, layer: Layer) -> None:
         writer.each(kernel, lambda b: (source.row(b), target.row(b), source.row(b)), 2 * data.size)
     else:
         if isinstance(layer, MaxPool):
-            kernel, _ = use(pool.max_pool, data, layer.side, relu=layer.relu)
+            kernel, _ = use(pool.max_pool, data, layer.window, relu=layer.relu)
         elif isinstance(layer, Subsample):
             kernel, _ = use(pointwise.subsample, data, layer.shape, layer.stride)
         else:
