@@ -10,7 +10,7 @@ from bptcnn.inner.tasks.schedule import Schedule, measured
 
 
 def account(compiled: Compiled) -> tuple[tuple[Task, ...], Schedule]:
-    """Put forward pass, loss and backward pass of the last step together.
+    """Say of the last step what was done when; PyTorch's loss, if it was not compiled, counts as a task.
 
     Args:
         compiled: has computed at least one step.
@@ -26,10 +26,14 @@ def account(compiled: Compiled) -> tuple[tuple[Task, ...], Schedule]:
         >>> _ = compiled(torch.ones(8, 1, 2, 2), torch.zeros(8, dtype=torch.int64), nn.functional.cross_entropy)
         >>> tasks, schedule = account(compiled)
         >>> [str(task.kind) for task in tasks], schedule.num_lanes
-        (['forward', 'loss', 'backward-weight'], 1)
+        (['forward', 'loss', 'reduce', 'backward-weight'], 1)
     """
-    forward, backward = (program.tasks for program in compiled.programs)
-    (lanes, start, finish), (lanes_back, start_back, finish_back) = (table.record() for table in compiled.tables)
+    if len(compiled.passes) == 1:
+        (whole,) = compiled.passes
+        lanes, start, finish = whole.table.record()
+        return _measured(tuple(whole.program.tasks), compiled.num_lanes, lanes, start, finish)
+    forward, backward = (each.program.tasks for each in compiled.passes)
+    (lanes, start, finish), (lanes_back, start_back, finish_back) = (each.table.record() for each in compiled.passes)
     ends = tuple(task.id for task, after in zip(forward, followers(forward), strict=True) if not after)
     loss = Task(len(forward), Kind.LOSS, "loss", 0, ends, 0.0, 0.0)
     shift = len(forward) + 1
@@ -37,8 +41,13 @@ def account(compiled: Compiled) -> tuple[tuple[Task, ...], Schedule]:
         replace(task, id=task.id + shift, after=tuple(number + shift for number in task.after) or (loss.id,))
         for task in backward
     )
-    tasks = (*forward, loss, *moved)
     starts, finishes = ([*start, max(finish), *start_back], [*finish, min(start_back), *finish_back])
+    return _measured((*forward, loss, *moved), compiled.num_lanes, [*lanes, 0, *lanes_back], starts, finishes)
+
+
+def _measured(
+    tasks: tuple[Task, ...], num_lanes: int, lanes: list[int], starts: list[int], finishes: list[int]
+) -> tuple[tuple[Task, ...], Schedule]:
     first = min(starts)
     start_s, finish_s = ([(time - first) / 1e9 for time in times] for times in (starts, finishes))
-    return tasks, measured(tasks, compiled.num_lanes, [*lanes, 0, *lanes_back], start_s, finish_s)
+    return tasks, measured(tasks, num_lanes, lanes, start_s, finish_s)

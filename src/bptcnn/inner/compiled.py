@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from bptcnn.errors import UnsupportedError
+from bptcnn.inner.descent import Descent
 from bptcnn.inner.eager import Loss, Precision
 from bptcnn.inner.graph.layers import Dropout, Norm
 from bptcnn.inner.graph.reader import graph
@@ -17,10 +21,12 @@ from bptcnn.inner.lowering.backward import Backward
 from bptcnn.inner.lowering.buffers import Buffers, Rows
 from bptcnn.inner.lowering.filters import Filters
 from bptcnn.inner.lowering.forward import lower_forward
+from bptcnn.inner.lowering.loss import lower_loss
 from bptcnn.inner.lowering.program import Program
+from bptcnn.inner.lowering.writer import Writer
 from bptcnn.inner.machine.hardware import host_simd
 from bptcnn.inner.machine.threads import one_thread
-from bptcnn.inner.tasks.dag import seconds_of
+from bptcnn.inner.tasks.dag import Kind, seconds_of
 
 FLOPS_PER_S, BYTES_PER_S = 1e11, 1e10
 """A core's speed as far as it decides which task comes first."""
@@ -46,8 +52,7 @@ class Compiled:
     Attributes:
         capacity: samples of a step at most: full blocks.
         num_lanes: who does the work.
-        programs: forward and backward, as tasks.
-        tables: the same as lanes work them off, with the times of the last step.
+        passes: of the last step: one, or forward and backward with a loss between them that PyTorch computed.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
@@ -79,43 +84,86 @@ class Compiled:
             _tensor(rows).view(-1, scores.shape.size, self._width)
             for rows in (buffers.values[scores.out], buffers.scores_gradient)
         )
-        self._lower()
+        self._known: dict[tuple[bool, Descent | None], tuple[Pass, ...]] = {}
+        self._addresses: list[int] = []
+        self.passes = self._lowered(joined=True, move=None)
 
-    def _lower(self) -> None:
-        """Write the programs, in which the weights' addresses stand."""
-        self._addresses = [parameter.data_ptr() for parameter in self._parameters]
-        gradients = {id(p): gradient for p, gradient in zip(self._parameters, self._gradients, strict=True)}
-        library, num_lanes = Library(self._vectors), self.num_lanes
-        self._backward = Backward(
-            self._layers, self._buffers, self._filters, library, num_lanes, lambda parameter: gradients[id(parameter)]
-        )
-        self.programs = (
-            lower_forward(self._layers, self._shape, self._buffers, self._filters, library, num_lanes),
-            self._backward.write(),
-        )
-        kernels = library.compile()
-        self.tables = tuple(
-            Table(program, kernels, _seconds(program), self._buffers.blocks, num_lanes) for program in self.programs
-        )
+    def knows(self, loss: Loss, labels: torch.Tensor) -> bool:
+        """Whether a loss can be a part of the compiled step: cross-entropy of labels that are all classes.
 
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor, loss: Loss) -> tuple[torch.Tensor, torch.Tensor]:
+        Args:
+            loss: of scores and labels.
+            labels: of a batch.
+        """
+        if not _is_cross_entropy(loss) or labels.dtype != torch.int64 or labels.ndim != 1:
+            return False
+        numbers = labels.numpy()
+        return bool(numbers.min() >= 0 and numbers.max() < self._scores.shape[1])
+
+    def __call__(
+        self, images: torch.Tensor, labels: torch.Tensor, loss: Loss, move: Descent | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute loss and gradients.
 
         Args:
             images: float32 [B, channels, rows, columns], at most as many as it was compiled for.
             labels: whatever ``loss`` takes.
             loss: of scores and labels.
+            move: moves the weights in the same pass; only with a loss that it :meth:`knows`.
 
         Returns:
             The loss, and the scores [B, classes].
         """
         with one_thread():
-            return self._compute(images, labels, loss)
+            joined = self.knows(loss, labels)
+            assert joined or move is None, "weights can't move in front of the loss"
+            self.passes = self._lowered(joined=joined, move=move)
+            self._take(images)
+            for counter in self._counters:
+                if counter is not None:
+                    counter.add_(1)
+            result = self._together(labels, move) if joined else self._apart(labels, loss)
+            for parameter, own in zip(self._parameters, self._gradients, strict=True):
+                if parameter.requires_grad:  # an optimizer moves whatever has a gradient
+                    parameter.grad = own
+            return result
 
-    def _compute(self, images: torch.Tensor, labels: torch.Tensor, loss: Loss) -> tuple[torch.Tensor, torch.Tensor]:
+    def _lowered(self, *, joined: bool, move: Descent | None) -> tuple[Pass, ...]:
+        """The programs of a step, in which the weights' addresses stand."""
+        addresses = [parameter.data_ptr() for parameter in self._parameters]
+        if addresses != self._addresses:
+            self._addresses = addresses
+            self._known.clear()
+        key = joined, move  # which keeps it, so that no other one can get its place in memory
+        if key not in self._known:
+            # An optimizer that begins anew brings a new one; there is no use for the old one any more.
+            self._known = {known: passes for known, passes in self._known.items() if known[1] is None}
+            self._known[key] = self._lower(joined=joined, move=move)
+        return self._known[key]
+
+    def _lower(self, *, joined: bool, move: Descent | None) -> tuple[Pass, ...]:
+        gradients = {id(p): gradient for p, gradient in zip(self._parameters, self._gradients, strict=True)}
+        library = Library(self._vectors)
+        writers = [Writer(self._buffers, library, self.num_lanes, Kind.FORWARD)]
+        lower_forward(writers[0], self._layers, self._shape, self._filters)
+        loss: list[int] = []
+        if joined:
+            loss = [lower_loss(writers[0], self._layers[-1])]
+            self._filters.join(writers[0])
+        else:
+            writers.append(Writer(self._buffers, library, self.num_lanes, Kind.BACKWARD_DATA))
+        backward = Backward(writers[-1], self._layers, self._filters, lambda p: gradients[id(p)], move, loss)
+        backward.write()
+        kernels = library.compile()
+        programs = [writer.chains.program for writer in writers]
+        return tuple(
+            Pass(program, Table(program, kernels, _seconds(program), self._buffers.blocks, self.num_lanes))
+            for program in programs
+        )
+
+    def _take(self, images: torch.Tensor) -> None:
+        """Say where the images are; copied where they are not as kernels read them."""
         count = len(images)
-        if self._addresses != [parameter.data_ptr() for parameter in self._parameters]:
-            self._lower()
         self._buffers.announce(count)
         if count % self._width or not images.is_contiguous() or images.dtype != torch.float32:
             self._images[:count].copy_(images.reshape(count, -1))
@@ -124,22 +172,40 @@ class Compiled:
         if self._random:
             keys = torch.randint(-(2**31), 2**31, (self.capacity,), dtype=torch.int32)
             self._buffers.keys.array.reshape(-1)[:] = keys.numpy().view(np.float32)
-        self._lanes.run(self.tables[0])
-        for counter in self._counters:
-            if counter is not None:
-                counter.add_(1)
-        blocks = int(self._buffers.blocks[0])
-        scores = self._scores[:blocks].transpose(1, 2).reshape(-1, self._scores.shape[1])[:count].float()
-        value = loss(scores.requires_grad_(), labels)
+
+    def _together(self, labels: torch.Tensor, move: Descent | None) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, count = self._buffers.loss, len(labels)
+        rows.labels.reshape(-1)[:count] = labels.numpy()
+        rows.guard[0] = move is not None and move.guard
+        self._lanes.run(self.passes[0].table)
+        return torch.tensor(rows.mean[0]), self._scores_of(count)
+
+    def _apart(self, labels: torch.Tensor, loss: Loss) -> tuple[torch.Tensor, torch.Tensor]:
+        forward, backward = self.passes
+        self._lanes.run(forward.table)
+        scores = self._scores_of(self._buffers.num_samples).requires_grad_()
+        value = loss(scores, labels)
         (gradient,) = torch.autograd.grad(value, scores)
-        if count < blocks * self._scores.shape[2]:
-            gradient = nn.functional.pad(gradient, (0, 0, 0, blocks * self._scores.shape[2] - count))
+        blocks = int(self._buffers.blocks[0])
+        missing = blocks * self._width - len(gradient)
+        if missing:
+            gradient = functional.pad(gradient, (0, 0, 0, missing))
         self._scores_gradient[:blocks].copy_(gradient.view(blocks, -1, gradient.shape[1]).transpose(1, 2))
-        self._lanes.run(self.tables[1])
-        for parameter, own in zip(self._parameters, self._gradients, strict=True):
-            if parameter.requires_grad:  # an optimizer moves whatever has a gradient
-                parameter.grad = own
+        self._lanes.run(backward.table)
         return value.detach(), scores.detach()
+
+    def _scores_of(self, count: int) -> torch.Tensor:
+        """The scores of so many samples, float32 [count, classes]."""
+        blocks = self._scores[: -(-count // self._width)]
+        return blocks.transpose(1, 2).reshape(-1, blocks.shape[1])[:count].float()
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What lanes work off in one go: as tasks, and as the table that they share."""
+
+    program: Program
+    table: Table
 
 
 def host_vectors(precision: Precision) -> Vectors:
@@ -155,6 +221,15 @@ def host_vectors(precision: Precision) -> Vectors:
     if precision == "bf16" and not simd.bf16:
         raise UnsupportedError("the cores of this machine have no products of bfloat16 (AVX512-BF16)")
     return Vectors(simd.width, simd.registers, bf16=precision == "bf16")
+
+
+def _is_cross_entropy(loss: Loss) -> bool:
+    """Whether a loss is the mean of cross-entropy, with nothing weighted or smoothed."""
+    if type(loss) is not nn.CrossEntropyLoss:
+        return loss is functional.cross_entropy
+    hooks = loss._forward_hooks or loss._forward_pre_hooks or loss._backward_hooks
+    plain = loss.weight is None and loss.reduction == "mean" and loss.label_smoothing == 0 and loss.ignore_index < 0
+    return plain and not hooks
 
 
 def _tensor(rows: Rows) -> torch.Tensor:

@@ -14,6 +14,7 @@ from torch.optim.sgd import sgd
 
 from bptcnn.data import Batch, Samples
 from bptcnn.errors import DataError, DivergedError, ModelError
+from bptcnn.inner.descent import Descent
 from bptcnn.inner.eager import Eager, Precision
 from bptcnn.inner.optimizer import OptimizerConfig
 from bptcnn.inner.step import gradients
@@ -66,7 +67,9 @@ class Learner:
         self._samples = samples
         self._validation = validation
         self._optimizer = optimizer
-        self._momentum: list[torch.Tensor | None] = [None]
+        self._velocity = torch.zeros_like(self.flat.parameters_vector)
+        velocities = self.flat.pieces(self._velocity) if optimizer.momentum else []
+        self._descent = Descent([(self.flat.trained, velocities, optimizer.nesterov)], guard=True)
         self._base: Vector = self.flat.snapshot()
         self._pushed: Vector | None = None
         self._ahead = False
@@ -90,12 +93,15 @@ class Learner:
         batch = self._samples.batch(indices, epoch)
         self.flat.module.train()
         compiled = self._compiled if self._compiled and len(indices) <= self._compiled.capacity else None
-        loss, scores = (compiled or self._eager)(batch.images, batch.labels, _cross_entropy)
-        value = loss.item()
-        if not isfinite(value):
-            _check_finite(batch, indices)
-            raise DivergedError(f"the loss became {value} at learning rate {lr:.4g}")
-        self._descend(lr)
+        if compiled is not None and compiled.knows(functional.cross_entropy, batch.labels):
+            numbers = self._optimizer
+            self._descent.set(0, lr=lr, momentum=numbers.momentum, weight_decay=numbers.weight_decay)
+            loss, scores = compiled(batch.images, batch.labels, functional.cross_entropy, self._descent)
+            value = _finite(loss, batch, indices, lr)
+        else:
+            loss, scores = (compiled or self._eager)(batch.images, batch.labels, _cross_entropy)
+            value = _finite(loss, batch, indices, lr)
+            self._descend(lr)
         self._ahead = True
         correct = int((scores.argmax(1) == batch.labels).sum())
         return StepResult(value * len(indices), correct)
@@ -107,7 +113,7 @@ class Learner:
         sgd(
             [self.flat.parameters_vector],
             [self.flat.gradient],
-            self._momentum,
+            [self._velocity if optimizer.momentum else None],
             fused=True,
             lr=lr,
             momentum=optimizer.momentum,
@@ -169,12 +175,16 @@ def _cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(scores, labels)
 
 
-def _check_finite(batch: Batch, indices: npt.NDArray[np.int64]) -> None:
-    """Blame the data where it is to blame."""
+def _finite(loss: torch.Tensor, batch: Batch, indices: npt.NDArray[np.int64], lr: float) -> float:
+    """The loss, if it is finite; else blame the data where it is to blame."""
+    value = loss.item()
+    if isfinite(value):
+        return value
     sound = torch.isfinite(batch.images).flatten(1).all(1)
     if not sound.all():
         sample = int(indices[int((~sound).nonzero()[0])])
         raise DataError(f"image {sample} of the training set holds nan or inf: repair it or leave it out")
+    raise DivergedError(f"the loss became {value} at learning rate {lr:.4g}")
 
 
 def accuracy_of(module: nn.Module, samples: Samples, batch_size: int = 500) -> float:

@@ -33,6 +33,7 @@ class FlatModel:
     Attributes:
         module: the network itself.
         vector: all weights, float32 [num_weights].
+        trained: the parameters that an optimiser updates.
         parameters_vector: the part that an optimiser updates, a view, float32 [num_parameters].
         gradient: the gradient of ``parameters_vector``, float32 [num_parameters].
 
@@ -57,6 +58,7 @@ class FlatModel:
         device = trained[0].device
         count = sum(parameter.numel() for parameter in trained)
         self.module = module
+        self.trained = tuple(trained)
         self.vector = torch.empty(count + sum(tensor.numel() for tensor in others), device=device)
         self.parameters_vector = self.vector[:count]
         self.gradient = torch.zeros(count, device=device)
@@ -73,6 +75,17 @@ class FlatModel:
     def num_weights(self) -> int:
         """Number of all weights: trained, frozen, and floating buffers."""
         return self.vector.numel()
+
+    def pieces(self, vector: torch.Tensor) -> list[torch.Tensor]:
+        """The part of each trained parameter in a vector that is laid out as ``parameters_vector`` is.
+
+        Args:
+            vector: float32 [num_parameters].
+
+        Returns:
+            Views, shaped as the parameters are.
+        """
+        return list(_views(self.trained, vector))
 
     def zero_grad(self) -> None:
         """Set every gradient to zero, in place."""

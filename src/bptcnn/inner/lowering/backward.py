@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from bptcnn.inner.descent import Descent
 from bptcnn.inner.graph.layers import IMAGES, Add, Conv, Dropout, GlobalMean, Layer, MaxPool, Norm, Relu, Subsample
-from bptcnn.inner.kernels import conv, norm, pointwise, pool, weights
-from bptcnn.inner.kernels.library import Library
+from bptcnn.inner.kernels import conv, descent, norm, pointwise, pool, weights
 from bptcnn.inner.kernels.shape import Plane
-from bptcnn.inner.lowering.buffers import Buffers, Rows
+from bptcnn.inner.lowering.buffers import Rows
 from bptcnn.inner.lowering.filters import Filters
-from bptcnn.inner.lowering.program import Call, Program, ranges
+from bptcnn.inner.lowering.program import Call, ranges
 from bptcnn.inner.lowering.writer import Writer, flops, label
 from bptcnn.inner.tasks.dag import Kind
 
@@ -30,26 +30,27 @@ class Backward:
     """Writes the backward pass.
 
     Args:
+        writer: of the step, or of this pass alone.
         layers: the network.
-        buffers: where numbers lie; gets room for gradients.
         filters: where weights are read.
-        library: gets the kernels.
-        num_lanes: for how many lanes the work is divided.
         gradient_of: where a parameter's gradient is written, contiguous.
+        move: moves the weights as soon as their gradient is there, and nobody reads them any more.
+        loss: the task that knows whether they may move.
     """
 
     def __init__(
         self,
+        writer: Writer,
         layers: Sequence[Layer],
-        buffers: Buffers,
         filters: Filters,
-        library: Library,
-        num_lanes: int,
         gradient_of: Callable[[torch.Tensor], torch.Tensor],
+        move: Descent | None = None,
+        loss: Sequence[int] = (),
     ) -> None:
-        self._layers, self._buffers, self._filters, self._use = layers, buffers, filters, library.use
-        self._gradient_of = gradient_of
-        self._writer = Writer(buffers, library, num_lanes, Kind.BACKWARD_DATA)
+        buffers = writer.buffers
+        self._writer, self._layers, self._buffers, self._use = writer, layers, buffers, writer.library.use
+        self._filters, self._gradient_of, self._descent, self._loss = filters, gradient_of, move, tuple(loss)
+        self._new_room = buffers.rooms()
         self._producer = {layer.out: layer for layer in layers}
         self._uses = {value: sum(layer.inputs.count(value) for layer in layers) for value in buffers.values}
         self._left = dict(self._uses)
@@ -60,8 +61,8 @@ class Backward:
         self._weight_tasks: list[int] = []
         self._read_by_tasks: list[Rows] = []
 
-    def write(self) -> Program:
-        """Write the program; it holds addresses in rows that this object keeps."""
+    def write(self) -> None:
+        """Write the pass."""
         for place, layer in reversed(list(enumerate(self._layers))):
             self._writer.layer = label(place, layer)
             gradient = self._gradients.pop(layer.out)
@@ -77,7 +78,6 @@ class Backward:
                 self._simple(layer, gradient)
             self._recycle()
         self._weights(self._writer.chains.close())
-        return self._writer.chains.program
 
     def _conv(self, layer: Conv, gradient: Rows) -> None:
         (value,) = layer.inputs
@@ -104,11 +104,13 @@ class Backward:
         kernel, _ = self._use(norm.backward_sums, data)
         writer.each(kernel, lambda b: (gradient.row(b), source.row(b), table, rows.sums.row(b)), 2 * data.size)
         kernel, _ = self._use(norm.backward_combine, data.channels)
-        results = (self._gradient_of(parameter).data_ptr() for parameter in (module.weight, module.bias))
+        parameters = module.weight, module.bias
+        results = (self._gradient_of(parameter).data_ptr() for parameter in parameters)
         blocks = buffers.blocks.ctypes.data
         call = Call(kernel, (rows.sums.address, counts.address, table, *results, coefficients, blocks))
+        moves = [move for parameter in parameters for move in self._moves(parameter, 0, data.channels)]
         # Who makes the gradients of weights may be one barrier late, not two: then what they read is free again.
-        before = writer.chains.barrier(writer.layer, call, self._weight_tasks)
+        before = writer.chains.barrier(writer.layer, [call, *moves], (*self._weight_tasks, *self._loss))
         self._weight_tasks, self._read_by_tasks = [], []
         self._weights(before)
         kernel, _ = self._use(norm.backward_data, data)
@@ -178,7 +180,7 @@ class Backward:
             if rows.array.shape[1] == size:
                 self._free.remove(rows)
                 return rows
-        self._rooms.append(self._buffers.blocked(plane))
+        self._rooms.append(self._new_room(plane))
         return self._rooms[-1]
 
     def _recycle(self) -> None:
@@ -186,6 +188,16 @@ class Backward:
         later = [gradient for _, _, gradient in self._weight_work]
         in_use = {id(rows) for rows in (*self._gradients.values(), *later, *self._read_by_tasks)}
         self._free = [rows for rows in self._rooms if id(rows) not in in_use]
+
+    def _moves(self, parameter: torch.Tensor | None, first: int, last: int) -> list[Call]:
+        """The update of some numbers of a parameter, if it moves."""
+        rule = None if self._descent is None or parameter is None else self._descent.rule(parameter)
+        if rule is None or parameter is None:
+            return []
+        kernel, _ = self._use(descent.sgd, momentum=rule.momentum, nesterov=rule.nesterov)
+        gradient, stay = self._gradient_of(parameter).data_ptr(), self._buffers.loss.stay.ctypes.data
+        arguments = parameter.data_ptr(), gradient, rule.velocity, rule.numbers, stay, first, last
+        return [Call(kernel, arguments)]
 
     def _weights(self, after: tuple[int, ...]) -> None:
         """Tasks for the gradients of weights, whose outputs' gradient is complete after some tasks."""
@@ -200,10 +212,13 @@ class Backward:
             samples = buffers.num_blocks * buffers.width
             for part, (first, last) in enumerate(ranges(tiles, WEIGHT_TASKS * writer.num_lanes)):
                 share = (last - first) / tiles
-                call = Call(kernel, (*fixed, first, last, buffers.blocks.ctypes.data, bias))
+                calls = [Call(kernel, (*fixed, first, last, buffers.blocks.ctypes.data, bias))]
+                for parameter in (module.weight, module.bias):
+                    size = 0 if parameter is None else parameter.numel() // tiles
+                    calls += self._moves(parameter, first * size, last * size)
                 num_bytes = float(buffers.vectors.num_bytes) * samples * (layer.data.size + share * layer.shape.size)
                 cost = share * flops(layer) * samples, num_bytes
-                number = writer.chains.task(Kind.BACKWARD_WEIGHT, name, part, after, [call], *cost)
+                number = writer.chains.task(Kind.BACKWARD_WEIGHT, name, part, (*after, *self._loss), calls, *cost)
                 self._weight_tasks.append(number)
             self._read_by_tasks.append(gradient)
         self._weight_work = []

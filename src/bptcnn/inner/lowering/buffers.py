@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,33 @@ class NormRows:
         self.coefficients = Rows(channels, COEFFICIENTS)
 
 
+class LossRows:
+    """What is known of the loss of a batch.
+
+    Args:
+        num_blocks: blocks of samples.
+        width: samples of a block.
+
+    Attributes:
+        labels: int64 [blocks width].
+        part: float32 [1], 1 / samples of the batch.
+        parts: a row for each block: the sum over its samples.
+        mean: float32 [1], the loss of the batch.
+        guard: int32 [1], whether weights stay as they are if it is no finite number.
+        stay: int32 [1], whether they do.
+    """
+
+    def __init__(self, num_blocks: int, width: int) -> None:
+        self.labels = np.zeros((num_blocks, width), np.int64)
+        self.part, self.mean = np.zeros(1, np.float32), np.zeros(1, np.float32)
+        self.parts = Rows(num_blocks, 1)
+        self.guard, self.stay = np.zeros(1, np.int32), np.zeros(1, np.int32)
+
+    def labels_row(self, block: int) -> int:
+        """The address of a block's labels."""
+        return int(self.labels.ctypes.data + block * self.labels.strides[0])
+
+
 class Buffers:
     """Everything that lies in memory between and during steps, but for the weights.
 
@@ -87,6 +114,7 @@ class Buffers:
         num_blocks: blocks of samples at most.
         vectors: what a block looks like.
         width: samples of a block.
+        num_samples: of this step.
         blocks: int64 [1], blocks of samples in this step.
         images: a row for each block: [width, numbers of an image], where the caller's do not fill the blocks.
         images_address: int64 [1], where the images are to be read.
@@ -94,6 +122,7 @@ class Buffers:
         scores_gradient: a row for each block, blocked.
         present: a row for each block: 1 for a sample, 0 for what only fills the block.
         keys: a row for each block: dropout's key of each sample, int32 in float32's place.
+        loss: of the batch.
         counts: by area of the maps that are normalised: numbers of a channel in each block.
         norms: by value.
     """
@@ -101,6 +130,7 @@ class Buffers:
     def __init__(self, layers: Sequence[Layer], images: Plane, num_blocks: int, vectors: Vectors) -> None:
         self.num_blocks, self.vectors, self.width = num_blocks, vectors, vectors.width
         width = self.width
+        self.num_samples = num_blocks * self.width
         self.blocks = np.full(1, num_blocks, np.int64)
         self.images = Rows(num_blocks, width * images.size)
         self.images_address = np.full(1, self.images.address, np.int64)
@@ -109,6 +139,8 @@ class Buffers:
         self.scores_gradient = self.blocked(layers[-1].shape)
         self.present = Rows(num_blocks, width)
         self.keys = Rows(num_blocks, width)
+        self.loss = LossRows(num_blocks, width)
+        self._rooms: list[Rows] = []
         norms = [layer for layer in layers if isinstance(layer, Norm)]
         self.counts = {area: Rows(num_blocks, 1) for area in {layer.data.area for layer in norms}}
         self.norms = {layer.out: NormRows(num_blocks, layer.data.channels) for layer in norms}
@@ -117,14 +149,35 @@ class Buffers:
         """Room for data of all blocks."""
         return Rows(self.num_blocks, plane.size * self.width, bf16=self.vectors.bf16)
 
+    def rooms(self) -> Callable[[Plane], Rows]:
+        """Room for what a pass needs while it runs; that of another pass is used again.
+
+        Returns:
+            A function that gives room for data of all blocks, each time another.
+        """
+        left = list(self._rooms)
+
+        def room(plane: Plane) -> Rows:
+            size = plane.size * self.width
+            for rows in left:
+                if rows.array.shape[1] == size:
+                    left.remove(rows)
+                    return rows
+            self._rooms.append(self.blocked(plane))
+            return self._rooms[-1]
+
+        return room
+
     def announce(self, samples: int) -> None:
         """Say how many samples the next step has.
 
         Args:
             samples: the first of ``images`` are these.
         """
+        self.num_samples = samples
         self.blocks[0] = -(-samples // self.width)
         present = self.present.array.reshape(-1)
         present[:samples], present[samples:] = 1, 0
+        self.loss.part[0] = 1 / samples
         for area, counts in self.counts.items():
             counts.array[:, 0] = area * self.present.array.sum(axis=1)

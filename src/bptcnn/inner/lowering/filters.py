@@ -22,6 +22,7 @@ class Filters:
     """
 
     def __init__(self, layers: Sequence[Layer], vectors: Vectors) -> None:
+        self._late: list[int] = []
         self._convs = [layer for layer in layers if isinstance(layer, Conv)]
         self._forward, self._backward = {}, {}
         if vectors.bf16:
@@ -48,7 +49,16 @@ class Filters:
             return
         writer.layer = "weights"
         writer.chains.after(self._tasks(writer, self._forward, by_inputs=True))
-        self._tasks(writer, self._backward, by_inputs=False)
+        self._late = self._tasks(writer, self._backward, by_inputs=False)
+
+    def join(self, writer: Writer) -> None:
+        """Let chains go on when the tables of the backward pass are there, for it is to follow in the same program.
+
+        Args:
+            writer: as in :meth:`write`.
+        """
+        if self._late:
+            writer.chains.after(self._late)
 
     def _tasks(self, writer: Writer, rows: dict[int, Rows], *, by_inputs: bool) -> list[int]:
         """One task a lane, each with a part of every table."""

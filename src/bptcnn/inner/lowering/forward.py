@@ -14,35 +14,25 @@ from collections.abc import Sequence
 
 from bptcnn.inner.graph.layers import IMAGES, Add, Conv, Dropout, GlobalMean, Layer, MaxPool, Norm, Relu, Subsample
 from bptcnn.inner.kernels import conv, norm, pointwise, pool
-from bptcnn.inner.kernels.library import Library
 from bptcnn.inner.kernels.shape import Plane
-from bptcnn.inner.lowering.buffers import Buffers
 from bptcnn.inner.lowering.filters import Filters
-from bptcnn.inner.lowering.program import Call, Program
+from bptcnn.inner.lowering.program import Call
 from bptcnn.inner.lowering.writer import Writer, label
-from bptcnn.inner.tasks.dag import Kind
 
 
-def lower_forward(
-    layers: Sequence[Layer], images: Plane, buffers: Buffers, filters: Filters, library: Library, num_lanes: int
-) -> Program:
+def lower_forward(writer: Writer, layers: Sequence[Layer], images: Plane, filters: Filters) -> None:
     """Write the way from images to scores.
 
     Args:
+        writer: with nothing written yet.
         layers: the network.
         images: shape of an image.
-        buffers: where numbers lie.
         filters: where weights are read.
-        library: gets the kernels.
-        num_lanes: for how many lanes the work is divided.
-
-    Returns:
-        The program.
     """
-    writer = Writer(buffers, library, num_lanes, Kind.FORWARD)
+    buffers = writer.buffers
     filters.write(writer)
     writer.layer = "images"
-    pack, _ = library.use(pointwise.pack, images)
+    pack, _ = writer.library.use(pointwise.pack, images)
     address, size = buffers.images_address.ctypes.data, buffers.width * images.size
     writer.each(pack, lambda b: (address, b * size, buffers.values[IMAGES].row(b)), 2 * images.size)
     for place, layer in enumerate(layers):
@@ -54,7 +44,6 @@ def lower_forward(
         else:
             _simple(writer, layer)
     writer.chains.close()
-    return writer.chains.program
 
 
 def _conv(writer: Writer, layer: Conv, weights: int) -> None:
@@ -79,7 +68,8 @@ def _norm(writer: Writer, layer: Norm) -> None:
     tensors = (module.weight, module.bias, module.running_mean, module.running_var)
     addresses = (tensor.data_ptr() for tensor in tensors if tensor is not None)
     blocks = buffers.blocks.ctypes.data
-    writer.chains.barrier(writer.layer, Call(kernel, (rows.sums.address, counts.address, *addresses, table, blocks)))
+    call = Call(kernel, (rows.sums.address, counts.address, *addresses, table, blocks))
+    writer.chains.barrier(writer.layer, [call])
     shortcut = buffers.values[layer.inputs[1]] if len(layer.inputs) > 1 else None
     kernel, _ = use(norm.normalize, data, add=shortcut is not None, relu=layer.relu)
     writer.each(

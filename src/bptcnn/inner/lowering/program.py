@@ -48,7 +48,7 @@ class Chains:
         >>> chains = Chains(2, Kind.FORWARD)
         >>> for block in range(2):
         ...     chains.call(block, "conv 1", Call("conv", ()), flops=8.0, num_bytes=4.0)
-        >>> _ = chains.barrier("norm 2", Call("combine", ()))
+        >>> _ = chains.barrier("norm 2", [Call("combine", ())])
         >>> for block in range(2):
         ...     chains.call(block, "norm 2", Call("normalize", ()), flops=0.0, num_bytes=4.0)
         >>> _ = chains.close()
@@ -94,19 +94,32 @@ class Chains:
             for part, call in enumerate(calls)
         )
 
-    def barrier(self, layer: str, call: Call, also: Iterable[int] = ()) -> tuple[int, ...]:
+    def turn(self, kind: Kind) -> tuple[int, ...]:
+        """End all chains; what follows in them is of another kind.
+
+        Args:
+            kind: of the tasks that follow.
+
+        Returns:
+            The last tasks of each.
+        """
+        before = self.close()
+        self._kind = kind
+        return before
+
+    def barrier(self, layer: str, calls: Iterable[Call], also: Iterable[int] = ()) -> tuple[int, ...]:
         """A task after all chains; they go on after it.
 
         Args:
             layer: what it is for.
-            call: the call.
+            calls: what it does.
             also: other tasks that it comes after.
 
         Returns:
             The last tasks of the chains in front of it.
         """
         before = self.close()
-        number = self.task(Kind.REDUCE, layer, 0, (*before, *also), [call], 0.0, 0.0)
+        number = self.task(Kind.REDUCE, layer, 0, (*before, *also), calls, 0.0, 0.0)
         for chain in self._chains:
             chain.after = (number,)
         return before
