@@ -115,8 +115,7 @@ class Compiled:
             The loss, and the scores [B, classes].
         """
         with one_thread():
-            joined = self.knows(loss, labels)
-            assert joined or move is None, "weights can't move in front of the loss"
+            joined = move is not None or self.knows(loss, labels)
             self.passes = self._lowered(joined=joined, move=move)
             self._take(images)
             for counter in self._counters:
@@ -178,7 +177,7 @@ class Compiled:
         rows.labels.reshape(-1)[:count] = labels.numpy()
         rows.guard[0] = move is not None and move.guard
         self._lanes.run(self.passes[0].table)
-        return torch.tensor(rows.mean[0]), self._scores_of(count)
+        return torch.from_numpy(rows.mean.copy())[0], self._scores_of(count)
 
     def _apart(self, labels: torch.Tensor, loss: Loss) -> tuple[torch.Tensor, torch.Tensor]:
         forward, backward = self.passes

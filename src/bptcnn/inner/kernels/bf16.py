@@ -122,5 +122,11 @@ class Bf16Kernel(Kernel):
 
 
 def kernel_for(module: ir.Module, name: str, vectors: Vectors) -> Kernel:
-    """A function that works on blocks of the kind that some vectors hold."""
+    """A function that works on blocks of the kind that some vectors hold.
+
+    Args:
+        module: where it belongs.
+        name: of the function.
+        vectors: the registers and what they hold.
+    """
     return (Bf16Kernel if vectors.bf16 else Kernel)(module, name, vectors)

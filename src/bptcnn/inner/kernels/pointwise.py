@@ -5,9 +5,9 @@ from __future__ import annotations
 from llvmlite import ir
 
 from bptcnn.inner.kernels.bf16 import kernel_for
-from bptcnn.inner.kernels.emit import I32, PTR, Value
-from bptcnn.inner.kernels.shape import Plane, Vectors
-from bptcnn.inner.kernels.vectors import Kernel
+from bptcnn.inner.kernels.emit import F32, I32, PTR, Value
+from bptcnn.inner.kernels.shape import Plane, Vectors, tiles
+from bptcnn.inner.kernels.vectors import Kernel, shuffled
 
 
 def pack(module: ir.Module, name: str, vectors: Vectors, data: Plane) -> None:
@@ -23,14 +23,43 @@ def pack(module: ir.Module, name: str, vectors: Vectors, data: Plane) -> None:
     """
     kernel = kernel_for(module, name, vectors)
     source = kernel.at(kernel.scalar(kernel.argument(0), PTR), (kernel.number(1), 1))
-    target = kernel.argument(2)
-    with kernel.loop(data.size) as place:
-        vector, start = ir.Constant(kernel.vector, ir.Undefined), kernel.at(source, place)
-        for sample in range(vectors.width):
-            number = kernel.scalar(kernel.at(start, sample * data.size))
-            vector = kernel.builder.insert_element(vector, number, I32(sample))
-        kernel.store(kernel.arranged(vector), kernel.place(target, place))
+    target, lanes = kernel.argument(2), vectors.lanes
+    if data.size >= lanes:
+        with kernel.loop(tiles(data.size, lanes)) as index:
+            start = kernel.tile(index, lanes, data.size)
+            squares = [
+                _transposed(kernel, kernel.at(source, start, first * data.size), data.size, lanes)
+                for first in range(0, vectors.width, lanes)
+            ]
+            for place, columns in enumerate(zip(*squares, strict=True)):
+                numbers = shuffled(kernel.builder, columns[0], columns[-1], range(vectors.width))
+                kernel.store(kernel.arranged(numbers), kernel.place(target, start, place))
+    else:
+        with kernel.loop(data.size) as place:
+            numbers, start = ir.Constant(kernel.vector, ir.Undefined), kernel.at(source, place)
+            for sample in range(vectors.width):
+                number = kernel.scalar(kernel.at(start, sample * data.size))
+                numbers = kernel.builder.insert_element(numbers, number, I32(sample))
+            kernel.store(kernel.arranged(numbers), kernel.place(target, place))
     kernel.finish()
+
+
+def _transposed(kernel: Kernel, corner: Value, span: int, count: int) -> list[Value]:
+    """The columns of a square of numbers whose rows lie ``span`` apart: halves change places, then quarters, ..."""
+    kind = ir.VectorType(F32, count)
+    rows = [kernel.builder.load(kernel.at(corner, row * span), typ=kind, align=4) for row in range(count)]
+    half = count // 2
+    while half:
+        low, high = (
+            [index if not index & half else index - half + count for index in range(count)],
+            [index + half if not index & half else index + count for index in range(count)],
+        )
+        for row in range(count):
+            if not row & half:
+                pair = rows[row], rows[row + half]
+                rows[row], rows[row + half] = (shuffled(kernel.builder, *pair, order) for order in (low, high))
+        half //= 2
+    return rows
 
 
 def add(module: ir.Module, name: str, vectors: Vectors, size: int, *, relu: bool, mask: bool) -> None:

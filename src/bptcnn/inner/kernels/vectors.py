@@ -158,16 +158,36 @@ class Kernel(Function):
 
 
 def splat(builder: ir.IRBuilder, number: Value, count: int) -> Value:
-    """A vector of so many equal numbers."""
+    """A vector of equal numbers.
+
+    Args:
+        builder: writes the instructions.
+        number: the number.
+        count: how many.
+    """
     undefined = ir.Constant(ir.VectorType(number.type, count), ir.Undefined)
     return shuffled(builder, builder.insert_element(undefined, number, I32(0)), undefined, [0] * count)
 
 
 def part(builder: ir.IRBuilder, vector: Value, index: int, count: int) -> Value:
-    """So many numbers of a vector, from ``index count`` on."""
+    """A part of a vector.
+
+    Args:
+        builder: writes the instructions.
+        vector: the whole.
+        index: which of its equal parts.
+        count: numbers of a part.
+    """
     return shuffled(builder, vector, vector, range(index * count, (index + 1) * count))
 
 
 def shuffled(builder: ir.IRBuilder, one: Value, other: Value, order: Sequence[int]) -> Value:
-    """Numbers of two vectors, counted through, in some order."""
+    """Numbers of two vectors in some order.
+
+    Args:
+        builder: writes the instructions.
+        one: the vector whose numbers are counted from 0 on.
+        other: the vector whose numbers follow.
+        order: which number comes at each place.
+    """
     return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(I32, len(order)), list(order)))
