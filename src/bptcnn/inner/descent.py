@@ -72,73 +72,99 @@ UNUSUAL = ("dampening", "maximize", "differentiable")
 """Options of an optimizer that are left to PyTorch."""
 
 
-def descent_of(optimizer: torch.optim.Optimizer, module: nn.Module) -> Descent | None:
-    """SGD that does what an optimizer's step does, on the optimizer's own state.
+class SgdOptimizer:
+    """An optimizer of PyTorch whose step kernels can do, on its own state: plain SGD over weights of one network.
 
     Args:
-        optimizer: of some of the module's weights.
+        optimizer: may be anything.
         module: the network.
 
-    Returns:
-        None if the optimizer is something else than plain SGD.
+    Example:
+        >>> net = nn.Linear(2, 1)
+        >>> SgdOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), net).descent() is None
+        False
+        >>> SgdOptimizer(torch.optim.Adam(net.parameters()), net).descent() is None
+        True
     """
-    if type(optimizer) is not torch.optim.SGD or not _plain(optimizer):
-        return None
-    own = {id(parameter) for parameter in module.parameters()}
-    groups = []
-    for group in optimizer.param_groups:
-        weights = [weight for weight in group["params"] if weight.requires_grad]
-        if not all(id(weight) in own for weight in weights):
+
+    def __init__(self, optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
+        self._optimizer, self._module = optimizer, module
+        self._descent: Descent | None = None
+        self._taken: list[_Group] = []
+        self._state: object = None
+
+    def descent(self) -> Descent | None:
+        """What the optimizer's next step would do; None if kernels can't."""
+        if not self._is_plain():
             return None
-        groups.append(
-            (
-                weights,
-                [_velocity(optimizer, weight) for weight in weights] if group["momentum"] else [],
-                bool(group["nesterov"]),
+        if self._descent is None or not self._is_as_taken():
+            self._descent = self._take()
+        if self._descent is not None:
+            for place, group in enumerate(self._optimizer.param_groups):
+                numbers = group["lr"], group["momentum"], group["weight_decay"]
+                self._descent.set(place, lr=numbers[0], momentum=numbers[1], weight_decay=numbers[2])
+            self._optimizer._opt_called = True  # type: ignore[attr-defined]  # learning-rate schedulers ask for it
+        return self._descent
+
+    def _is_plain(self) -> bool:
+        """Whether a step is no more than the rule: nothing that few people use, nobody who wants to be called."""
+        optimizer, own_step = self._optimizer, self._optimizer.__dict__.get("step")
+        if type(optimizer) is not torch.optim.SGD:
+            return False
+        wanted = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+        wrapped = own_step is not None and not getattr(own_step, "_wrapped_by_lr_sched", False)
+        return not (wanted or wrapped) and all(
+            isinstance(group["lr"], float | int) and not any(group[name] for name in UNUSUAL)
+            for group in optimizer.param_groups
+        )
+
+    def _is_as_taken(self) -> bool:
+        """Whether the same weights still move by the same velocities."""
+        groups = self._optimizer.param_groups
+        return (
+            self._optimizer.state is self._state
+            and len(groups) == len(self._taken)
+            and all(
+                [id(weight) for weight in group["params"] if weight.requires_grad] == taken.ids
+                and (bool(group["momentum"]), bool(group["nesterov"])) == (taken.momentum, taken.nesterov)
+                and all(
+                    state.get("momentum_buffer") is one
+                    for state, one in zip(taken.states, taken.velocities, strict=True)
+                )
+                for group, taken in zip(groups, self._taken, strict=True)
             )
         )
-    return Descent(groups)
+
+    def _take(self) -> Descent | None:
+        own = {id(parameter) for parameter in self._module.parameters() if parameter.requires_grad}
+        self._taken, self._state = [], self._optimizer.state
+        for group in self._optimizer.param_groups:
+            weights = [weight for weight in group["params"] if weight.requires_grad]
+            momentum = bool(group["momentum"])
+            states = [self._optimizer.state[weight] for weight in weights] if momentum else []
+            velocities = [_velocity(*pair) for pair in zip(states, weights, strict=False)]
+            ids = [id(weight) for weight in weights]
+            if not own.issuperset(ids) or not all(velocity.is_contiguous() for velocity in velocities):
+                return None
+            self._taken.append(_Group(weights, ids, states, velocities, momentum, bool(group["nesterov"])))
+        return Descent([(taken.weights, taken.velocities, taken.nesterov) for taken in self._taken])
 
 
-def refresh(descent: Descent, optimizer: torch.optim.Optimizer) -> bool:
-    """Take over what has changed in an optimizer.
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What was found in one group of an optimizer."""
 
-    Args:
-        descent: made by :func:`descent_of`.
-        optimizer: of the same.
-
-    Returns:
-        Whether that was possible; otherwise a new one must be made.
-    """
-    if not _plain(optimizer) or len(optimizer.param_groups) != len(descent._groups):
-        return False
-    for place, (group, (weights, velocities, nesterov)) in enumerate(
-        zip(optimizer.param_groups, descent._groups, strict=True)
-    ):
-        own = [optimizer.state[weight].get("momentum_buffer") for weight in weights] if group["momentum"] else []
-        same = len(own) == len(velocities) and all(one is other for one, other in zip(own, velocities, strict=True))
-        moved = [weight for weight in group["params"] if weight.requires_grad]
-        if not same or group["nesterov"] != nesterov or len(moved) != len(weights):
-            return False
-        if not all(one is other for one, other in zip(moved, weights, strict=True)):
-            return False
-        descent.set(place, lr=group["lr"], momentum=group["momentum"], weight_decay=group["weight_decay"])
-    return True
+    weights: list[torch.Tensor]
+    ids: list[int]
+    states: list[dict[str, object]]
+    velocities: list[torch.Tensor]
+    momentum: bool
+    nesterov: bool
 
 
-def _plain(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether its step is no more than the rule: nothing that few people use, nobody who wants to be called."""
-    hooks = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
-    return not any(hooks) and all(
-        isinstance(group["lr"], float | int) and not any(group[name] for name in UNUSUAL)
-        for group in optimizer.param_groups
-    )
-
-
-def _velocity(optimizer: torch.optim.Optimizer, weight: torch.Tensor) -> torch.Tensor:
+def _velocity(state: dict[str, object], weight: torch.Tensor) -> torch.Tensor:
     """The optimizer's own; zeros in front of the first step, as which it would be made."""
-    state = optimizer.state[weight]
-    if state.get("momentum_buffer") is None:
-        state["momentum_buffer"] = torch.zeros_like(weight, memory_format=torch.contiguous_format)
-    velocity: torch.Tensor = state["momentum_buffer"]
+    velocity = state.get("momentum_buffer")
+    if not isinstance(velocity, torch.Tensor):
+        velocity = state["momentum_buffer"] = torch.zeros_like(weight)
     return velocity

@@ -9,7 +9,7 @@ from torch import nn
 
 from bptcnn.errors import UnsupportedError
 from bptcnn.inner.compiled import Compiled, host_vectors
-from bptcnn.inner.descent import Descent, descent_of, refresh
+from bptcnn.inner.descent import SgdOptimizer
 from bptcnn.inner.eager import Eager, Loss, Precision
 from bptcnn.inner.lanes import Lanes
 from bptcnn.inner.machine.hardware import num_cores
@@ -68,7 +68,7 @@ class TrainStep:
         self.plan: Plan
         self._gradients: Gradients
         self.plan, self._gradients = remembered(model, example_batch, loss, precision, lanes)
-        self._model, self._descent = model, descent_of(optimizer, model)
+        self._sgd = SgdOptimizer(optimizer, model)
         self.scores = torch.empty(0)
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -82,23 +82,13 @@ class TrainStep:
             The loss before the update, detached.
         """
         way = self._gradients if len(images) <= self._batch else self._larger
-        if isinstance(way, Compiled) and way.knows(self._loss, labels) and (move := self._current_descent()):
+        if isinstance(way, Compiled) and way.knows(self._loss, labels) and (move := self._sgd.descent()):
             loss, self.scores = way(images, labels, self._loss, move)
             return loss
         with one_thread() if isinstance(way, Compiled) else nullcontext():
             loss, self.scores = way(images, labels, self._loss)
             self._optimizer.step()
         return loss
-
-    def _current_descent(self) -> Descent | None:
-        """The optimizer's step as kernels do it, as the optimizer now is."""
-        if self._descent is None or not refresh(self._descent, self._optimizer):
-            self._descent = descent_of(self._optimizer, self._model)
-            if self._descent is not None:
-                refresh(self._descent, self._optimizer)
-        if self._descent is not None:
-            self._optimizer._opt_called = True  # type: ignore[attr-defined]  # learning-rate schedulers ask for it
-        return self._descent
 
 
 def gradients(
