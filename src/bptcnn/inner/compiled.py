@@ -32,6 +32,10 @@ FLOPS_PER_S, BYTES_PER_S = 1e11, 1e10
 """A core's speed as far as it decides which task comes first."""
 
 
+MANY = 1 << 10
+"""Samples of a batch that fills any register."""
+
+
 class Compiled:
     """A network's forward and backward pass, compiled for batches up to some size.
 
@@ -65,7 +69,7 @@ class Compiled:
     def __init__(
         self, module: nn.Module, images: tuple[int, int, int], batch: int, lanes: Lanes, vectors: Vectors | None = None
     ) -> None:
-        self._vectors, self._shape = vectors or host_vectors("fp32"), Plane(*images)
+        self._vectors, self._shape = vectors or host_vectors("fp32", batch), Plane(*images)
         self._width = self._vectors.width
         self._layers, self._lanes, self.num_lanes = graph(module, self._shape), lanes, lanes.num_lanes
         self.capacity = -(-batch // self._width) * self._width
@@ -207,11 +211,12 @@ class Pass:
     table: Table
 
 
-def host_vectors(precision: Precision) -> Vectors:
+def host_vectors(precision: Precision, batch: int = MANY) -> Vectors:
     """What blocks look like in this machine's registers.
 
     Args:
         precision: of the numbers between the layers.
+        batch: usual samples of a step; of few samples, several channels share a register.
 
     Raises:
         UnsupportedError: its cores can't multiply such numbers.
@@ -219,7 +224,12 @@ def host_vectors(precision: Precision) -> Vectors:
     simd = host_simd()
     if precision == "bf16" and not simd.bf16:
         raise UnsupportedError("the cores of this machine have no products of bfloat16 (AVX512-BF16)")
-    return Vectors(simd.width, simd.registers, bf16=precision == "bf16")
+    if precision == "bf16":
+        return Vectors(simd.width, simd.registers, bf16=True)
+    channels = 1
+    while simd.width // channels > batch:
+        channels *= 2
+    return Vectors(simd.width, simd.registers, channels=channels)
 
 
 def _is_cross_entropy(loss: Loss) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from bptcnn.inner.kernels.emit import F32, I32, Value
+from bptcnn.inner.kernels.groups import GroupKernel
 from bptcnn.inner.kernels.shape import Vectors
 from bptcnn.inner.kernels.vectors import Kernel, part, shuffled, splat
 
@@ -121,12 +122,14 @@ class Bf16Kernel(Kernel):
         return self.builder.call(function, [total, *(self.builder.bitcast(each, numbers) for each in (one, other))])
 
 
-def kernel_for(module: ir.Module, name: str, vectors: Vectors) -> Kernel:
+def kernel_for(module: ir.Module, name: str, vectors: Vectors, *, grouped: bool = False) -> Kernel:
     """A function that works on blocks of the kind that some vectors hold.
 
     Args:
         module: where it belongs.
         name: of the function.
         vectors: the registers and what they hold.
+        grouped: whether it is to make the sums of several channels at once.
     """
-    return (Bf16Kernel if vectors.bf16 else Kernel)(module, name, vectors)
+    kind = Bf16Kernel if vectors.bf16 else GroupKernel if grouped else Kernel
+    return kind(module, name, vectors)

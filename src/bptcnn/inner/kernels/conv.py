@@ -41,12 +41,13 @@ class Epilogue:
 
 @dataclass(frozen=True, slots=True)
 class _Sum:
-    """``out[o] = sum over i and taps of weights[o out_span + i in_span + place] data[i]``, i a group of channels."""
+    """``out[o] = sum over i and t of weights[o out_span + i in_span + t tap_span] data[i]``, i one or two channels."""
 
     data: Plane
     out: Plane
     out_span: int
     in_span: int
+    tap_span: int
     filter_columns: int
     down: tuple[Taps, ...]
     across: tuple[Taps, ...]
@@ -86,8 +87,8 @@ def forward(
     size = window.rows * window.columns
     down = forward_taps(window.rows, window.stride, window.padding)
     across = forward_taps(window.columns, window.stride, window.padding)
-    kernel = kernel_for(module, name, vectors)
-    spans = tiles(data.channels, kernel.depth) * size, size
+    kernel = kernel_for(module, name, vectors, grouped=grouped(vectors, out))
+    spans = (tiles(data.channels, kernel.depth) * size, size, 1) if kernel.channels == 1 else _side_by_side(out, size)
     return _emit(kernel, _Sum(data, out, *spans, window.columns, down, across, bias, then), vectors)
 
 
@@ -111,12 +112,29 @@ def backward_data(
     size = window.rows * window.columns
     down = backward_taps(window.rows, window.stride, window.padding)
     across = backward_taps(window.columns, window.stride, window.padding)
-    spec = _Sum(gradient, out, size, out.channels * size, window.columns, down, across, bias=False, then=then)
-    return _emit(kernel_for(module, name, vectors), spec, vectors)
+    kernel = kernel_for(module, name, vectors, grouped=grouped(vectors, out))
+    spans = (size, out.channels * size, 1) if kernel.channels == 1 else _side_by_side(out, size)
+    spec = _Sum(gradient, out, *spans, window.columns, down, across, bias=False, then=then)
+    return _emit(kernel, spec, vectors)
+
+
+def grouped(vectors: Vectors, out: Plane) -> bool:
+    """Whether a kernel makes the sums of several channels at once, and reads a table of weights for it.
+
+    Args:
+        vectors: the registers and what they hold.
+        out: what it makes.
+    """
+    return 1 < vectors.channels <= out.channels
+
+
+def _side_by_side(out: Plane, size: int) -> tuple[int, int, int]:
+    """Spans of a table in which the weights of the channels of ``out`` lie side by side."""
+    return 1, out.channels * size, out.channels
 
 
 def output_tile(across: tuple[Taps, ...], out: Plane, vectors: Vectors) -> tuple[int, int]:
-    """The tile of channels and columns that costs least: few are done twice, and registers are used well.
+    """The tile of channels (or groups) and columns that costs least: few are done twice, registers are used well.
 
     Cost of a tile: its multiply-adds; at least its loads; at least what hides their latency. Its sums, the inputs that
     one row of the filter sees, and a weight fit into the registers.
@@ -131,19 +149,20 @@ def output_tile(across: tuple[Taps, ...], out: Plane, vectors: Vectors) -> tuple
         (4, 5)
     """
     count = max(taps.count(out.columns) for taps in across)
+    group = vectors.channels if grouped(vectors, out) else 1
 
     def cost(tile: tuple[int, int]) -> float:
         c, x = tile
         # A quarter of the loads is not hidden behind the multiply-adds.
         one = max(vectors.parts * c * x, c + vectors.parts * x, LATENCY) + (c + vectors.parts * x) / 4
-        return tiles(out.channels, c) * tiles(count, x) * one
+        return tiles(out.channels, c * group) * tiles(count, x) * one
 
     def registers(tile: tuple[int, int]) -> int:
         c, x = tile
         seen = max(len({taps.step * i + offset for i in range(x) for offset in taps.offsets}) for taps in across)
         return vectors.parts * (c * x + seen) + 1
 
-    every = product(range(1, min(out.channels, 16) + 1), range(1, min(count, 16) + 1))
+    every = product(range(1, min(out.channels // group, 16) + 1), range(1, min(count, 16) + 1))
     return min((tile for tile in every if registers(tile) <= vectors.registers or tile == (1, 1)), key=cost)
 
 
@@ -169,13 +188,13 @@ def _emit(kernel: Kernel, spec: _Sum, vectors: Vectors) -> int:
         if not num_rows or not num_columns:
             continue
         with kernel.loop(num_rows) as row, kernel.loop(last, first) as index:
-            channel = kernel.tile(index, channels, spec.out.channels)
+            channel = kernel.tile(index, channels * kernel.channels, spec.out.channels)
             for start, step, repeats, seen in alike(across, num_columns, spec.data.columns, columns):
                 with kernel.loop(repeats) as repeat:
                     column = kernel.builder.add(I64(start), kernel.builder.mul(repeat, I64(step)))
                     _tile(kernel, spec, pointers, _Tile(down, across, channel, row, column, channels, seen))
     kernel.finish()
-    return tiles(spec.out.channels, channels)
+    return tiles(spec.out.channels, channels * kernel.channels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +224,7 @@ def _tile(kernel: Kernel, spec: _Sum, pointers: _Pointers, tile: _Tile) -> None:
                 offset = kernel.builder.add(I64(down.offsets[0]), kernel.builder.mul(tap, I64(direction)))
                 seen_row = kernel.builder.add(row, offset)
                 inputs = kernel.place(corner, (i, kernel.depth * data.area), (seen_row, data.columns))
-                weights = kernel.at(filters, (i, spec.in_span), (place, spec.filter_columns))
+                weights = kernel.at(filters, (i, spec.in_span), (place, spec.filter_columns * spec.tap_span))
                 operand = partial(kernel.operand, apart=data.area if complete else None)
                 _row(kernel, spec, tile, inputs, weights, operand, sums)
     _finish(kernel, spec, pointers, tile, sums)
@@ -248,15 +267,15 @@ def _row(
         meeting = [x for x, seen in enumerate(tile.seen) if t in seen]
         operands = {x: operand(kernel.place(inputs, offset + x * across.step)) for x in meeting}
         for c, of_channel in enumerate(sums if meeting else ()):
-            weight = kernel.weight(kernel.at(weights, c * spec.out_span + place))
+            weight = kernel.weight(kernel.at(weights, c * kernel.channels * spec.out_span + place * spec.tap_span))
             for x, seen in operands.items():
                 of_channel[x].set(kernel.multiply(weight, seen, of_channel[x].get()))
 
 
 def _first(kernel: Kernel, spec: _Sum, pointers: _Pointers, tile: _Tile, c: int) -> Value:
     if not spec.bias:
-        return kernel.constant(0.0)
-    return kernel.spread(kernel.scalar(kernel.at(pointers.bias, (tile.channel, 1), c)))
+        return kernel.zeros()
+    return kernel.by_channel(kernel.at(pointers.bias, tile.channel, c * kernel.channels))
 
 
 def _finish(kernel: Kernel, spec: _Sum, pointers: _Pointers, tile: _Tile, sums: list[list[Variable]]) -> None:
@@ -273,15 +292,13 @@ def _finish(kernel: Kernel, spec: _Sum, pointers: _Pointers, tile: _Tile, sums: 
         )
 
     target, add, mask = corner(pointers.out), corner(pointers.add), corner(pointers.mask)
-    zero = kernel.constant(0.0)
     for c, of_channel in enumerate(sums):
         for x, total in enumerate(of_channel):
-            near, value = c * out.area + x * across.every, total.get()
+            near, value = c * kernel.channels * out.area + x * across.every, total.get()
             if spec.then.add:
-                value = builder.fadd(value, kernel.load(kernel.place(add, near)))
+                value = builder.fadd(value, kernel.load_sums(kernel.place(add, near), out.area))
             if spec.then.relu:
                 value = kernel.rectified(value)
             if spec.then.mask:
-                positive = builder.fcmp_ordered(">", kernel.load(kernel.place(mask, near)), zero)
-                value = builder.select(positive, value, zero)
-            kernel.store(value, kernel.place(target, near))
+                value = kernel.masked(value, kernel.load_sums(kernel.place(mask, near), out.area))
+            kernel.store_sums(value, kernel.place(target, near), out.area)

@@ -13,6 +13,8 @@ Source: Ioffe, Szegedy, "Batch normalization", ICML 2015; for the combination of
 
 from __future__ import annotations
 
+from functools import reduce
+
 from llvmlite import ir
 
 from bptcnn.inner.kernels.bf16 import kernel_for
@@ -44,20 +46,26 @@ def statistics(module: ir.Module, name: str, vectors: Vectors, data: Plane) -> N
     """
     kernel = kernel_for(module, name, vectors)
     source, samples, sums, count = (kernel.argument(place) for place in range(4))
-    builder, present, number = kernel.builder, kernel.arranged(kernel.numbers(samples)), kernel.scalar(count)
+    builder, number = kernel.builder, kernel.scalar(count)
     with kernel.loop(data.channels) as channel:
         corner = kernel.place(source, (channel, data.area))
-        total = kernel.variable(kernel.constant(0.0))
-        with kernel.loop(data.area) as place:
-            total.set(kernel.fma(kernel.load(kernel.place(corner, place)), present, total.get()))
-        sum_ = kernel.total(total.get())
-        mean = kernel.spread(builder.fdiv(sum_, number))
-        squares = kernel.variable(kernel.constant(0.0))
-        with kernel.loop(data.area) as place:
-            deviation = builder.fsub(kernel.load(kernel.place(corner, place)), mean)
-            squares.set(kernel.fma(builder.fmul(deviation, deviation), present, squares.get()))
+        parts = []
+        for sweep in kernel.sweeps(data.area):
+            total, present = kernel.variable(kernel.constant(0.0)), kernel.each_sample(samples)
+            with sweep as place:
+                total.set(kernel.fma(kernel.load(kernel.place(corner, place)), present, total.get()))
+            parts.append(kernel.total(total.get()))
+        sum_ = reduce(builder.fadd, parts)
+        mean, parts = builder.fdiv(sum_, number), []
+        for sweep in kernel.sweeps(data.area):
+            squares, present = kernel.variable(kernel.constant(0.0)), kernel.each_sample(samples)
+            means = kernel.spread(mean)
+            with sweep as place:
+                deviation = builder.fsub(kernel.load(kernel.place(corner, place)), means)
+                squares.set(kernel.fma(builder.fmul(deviation, deviation), present, squares.get()))
+            parts.append(kernel.total(squares.get()))
         builder.store(sum_, kernel.at(sums, (channel, 2)))
-        builder.store(kernel.total(squares.get()), kernel.at(sums, (channel, 2), 1))
+        builder.store(reduce(builder.fadd, parts), kernel.at(sums, (channel, 2), 1))
     kernel.finish()
 
 
@@ -132,15 +140,16 @@ def normalize(module: ir.Module, name: str, vectors: Vectors, data: Plane, *, ad
     kernel = kernel_for(module, name, vectors)
     source, table, target, shortcut = (kernel.argument(place) for place in range(4))
     with kernel.loop(data.channels) as channel:
-        scale, shift = (_entry(kernel, table, channel, place) for place in (2, 3))
-        with kernel.loop(data.area) as place:
-            near = ((channel, data.area), place)
-            value = kernel.fma(kernel.load(kernel.place(source, *near)), scale, shift)
-            if add:
-                value = kernel.builder.fadd(value, kernel.load(kernel.place(shortcut, *near)))
-            if relu:
-                value = kernel.rectified(value)
-            kernel.store(value, kernel.place(target, *near))
+        for sweep in kernel.sweeps(data.area):
+            scale, shift = (_entry(kernel, table, channel, place) for place in (2, 3))
+            with sweep as place:
+                near = ((channel, data.area), place)
+                value = kernel.fma(kernel.load(kernel.place(source, *near)), scale, shift)
+                if add:
+                    value = kernel.builder.fadd(value, kernel.load(kernel.place(shortcut, *near)))
+                if relu:
+                    value = kernel.rectified(value)
+                kernel.store(value, kernel.place(target, *near))
     kernel.finish()
 
 
@@ -157,16 +166,19 @@ def backward_sums(module: ir.Module, name: str, vectors: Vectors, data: Plane) -
     gradient, source, table, sums = (kernel.argument(place) for place in range(4))
     builder = kernel.builder
     with kernel.loop(data.channels) as channel:
-        mean, inverse = (_entry(kernel, table, channel, place) for place in (0, 1))
-        total, product = (kernel.variable(kernel.constant(0.0)) for _ in range(2))
-        with kernel.loop(data.area) as place:
-            near = ((channel, data.area), place)
-            g = kernel.load(kernel.place(gradient, *near))
-            apart = builder.fsub(kernel.load(kernel.place(source, *near)), mean)
-            total.set(builder.fadd(total.get(), g))
-            product.set(kernel.fma(g, builder.fmul(apart, inverse), product.get()))
-        for place, value in enumerate((total, product)):
-            builder.store(kernel.total(value.get()), kernel.at(sums, (channel, 2), place))
+        parts = []
+        for sweep in kernel.sweeps(data.area):
+            mean, inverse = (_entry(kernel, table, channel, place) for place in (0, 1))
+            total, product = (kernel.variable(kernel.constant(0.0)) for _ in range(2))
+            with sweep as place:
+                near = ((channel, data.area), place)
+                g = kernel.load(kernel.place(gradient, *near))
+                apart = builder.fsub(kernel.load(kernel.place(source, *near)), mean)
+                total.set(builder.fadd(total.get(), g))
+                product.set(kernel.fma(g, builder.fmul(apart, inverse), product.get()))
+            parts.append([kernel.total(value.get()) for value in (total, product)])
+        for place, values in enumerate(zip(*parts, strict=True)):
+            builder.store(reduce(builder.fadd, values), kernel.at(sums, (channel, 2), place))
     kernel.finish()
 
 
@@ -225,18 +237,18 @@ def backward_data(module: ir.Module, name: str, vectors: Vectors, data: Plane) -
     """
     kernel = kernel_for(module, name, vectors)
     gradient, source, coefficients, samples, target = (kernel.argument(place) for place in range(5))
-    present = kernel.arranged(kernel.numbers(samples))
     with kernel.loop(data.channels) as channel:
-        a, b, c = (
-            kernel.builder.fmul(present, kernel.spread(kernel.scalar(kernel.at(coefficients, (channel, 3), place))))
-            for place in range(3)
-        )
-        with kernel.loop(data.area) as place:
-            near = ((channel, data.area), place)
-            of_data = kernel.fma(kernel.load(kernel.place(source, *near)), b, c)
-            kernel.store(
-                kernel.fma(kernel.load(kernel.place(gradient, *near)), a, of_data), kernel.place(target, *near)
+        for sweep in kernel.sweeps(data.area):
+            present = kernel.each_sample(samples)
+            a, b, c = (
+                kernel.builder.fmul(present, kernel.spread(kernel.scalar(kernel.at(coefficients, (channel, 3), place))))
+                for place in range(3)
             )
+            with sweep as place:
+                near = ((channel, data.area), place)
+                of_data = kernel.fma(kernel.load(kernel.place(source, *near)), b, c)
+                value = kernel.fma(kernel.load(kernel.place(gradient, *near)), a, of_data)
+                kernel.store(value, kernel.place(target, *near))
     kernel.finish()
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from llvmlite import ir
 
 from bptcnn.inner.kernels.bf16 import kernel_for
-from bptcnn.inner.kernels.emit import F32, I32, PTR, Value
+from bptcnn.inner.kernels.emit import I32, PTR, Value
 from bptcnn.inner.kernels.shape import Plane, Vectors, tiles
-from bptcnn.inner.kernels.vectors import Kernel, shuffled
+from bptcnn.inner.kernels.vectors import shuffled, square
 
 
 def pack(module: ir.Module, name: str, vectors: Vectors, data: Plane) -> None:
@@ -23,12 +23,12 @@ def pack(module: ir.Module, name: str, vectors: Vectors, data: Plane) -> None:
     """
     kernel = kernel_for(module, name, vectors)
     source = kernel.at(kernel.scalar(kernel.argument(0), PTR), (kernel.number(1), 1))
-    target, lanes = kernel.argument(2), vectors.lanes
+    target, lanes = kernel.argument(2), vectors.width // vectors.parts
     if data.size >= lanes:
         with kernel.loop(tiles(data.size, lanes)) as index:
             start = kernel.tile(index, lanes, data.size)
             squares = [
-                _transposed(kernel, kernel.at(source, start, first * data.size), data.size, lanes)
+                square(kernel, kernel.at(source, start, first * data.size), data.size, lanes)
                 for first in range(0, vectors.width, lanes)
             ]
             for place, columns in enumerate(zip(*squares, strict=True)):
@@ -44,24 +44,6 @@ def pack(module: ir.Module, name: str, vectors: Vectors, data: Plane) -> None:
     kernel.finish()
 
 
-def _transposed(kernel: Kernel, corner: Value, span: int, count: int) -> list[Value]:
-    """The columns of a square of numbers whose rows lie ``span`` apart: halves change places, then quarters, ..."""
-    kind = ir.VectorType(F32, count)
-    rows = [kernel.builder.load(kernel.at(corner, row * span), typ=kind, align=4) for row in range(count)]
-    half = count // 2
-    while half:
-        low, high = (
-            [index if not index & half else index - half + count for index in range(count)],
-            [index + half if not index & half else index + count for index in range(count)],
-        )
-        for row in range(count):
-            if not row & half:
-                pair = rows[row], rows[row + half]
-                rows[row], rows[row + half] = (shuffled(kernel.builder, *pair, order) for order in (low, high))
-        half //= 2
-    return rows
-
-
 def add(module: ir.Module, name: str, vectors: Vectors, size: int, *, relu: bool, mask: bool) -> None:
     """Emit a sum of two blocks. Arguments of the kernel: one, the other, out, what masks.
 
@@ -75,12 +57,13 @@ def add(module: ir.Module, name: str, vectors: Vectors, size: int, *, relu: bool
     """
     kernel = kernel_for(module, name, vectors)
     pointers = [kernel.argument(place) for place in range(4)]
-    with kernel.loop(size) as place:
-        one, other, target, masking = (kernel.place(pointer, place) for pointer in pointers)
-        value = kernel.builder.fadd(kernel.load(one), kernel.load(other))
-        if relu:
-            value = kernel.rectified(value)
-        kernel.store(_masked(kernel, value, masking) if mask else value, target)
+    for sweep in kernel.sweeps(size):
+        with sweep as place:
+            one, other, target, masking = (kernel.place(pointer, place) for pointer in pointers)
+            value = kernel.builder.fadd(kernel.load(one), kernel.load(other))
+            if relu:
+                value = kernel.rectified(value)
+            kernel.store(kernel.masked(value, kernel.load(masking)) if mask else value, target)
     kernel.finish()
 
 
@@ -97,9 +80,10 @@ def rectify(module: ir.Module, name: str, vectors: Vectors, size: int) -> None:
     """
     kernel = kernel_for(module, name, vectors)
     pointers = [kernel.argument(place) for place in range(3)]
-    with kernel.loop(size) as place:
-        source, target, masking = (kernel.place(pointer, place) for pointer in pointers)
-        kernel.store(_masked(kernel, kernel.load(source), masking), target)
+    for sweep in kernel.sweeps(size):
+        with sweep as place:
+            source, target, masking = (kernel.place(pointer, place) for pointer in pointers)
+            kernel.store(kernel.masked(kernel.load(source), kernel.load(masking)), target)
     kernel.finish()
 
 
@@ -168,7 +152,7 @@ def dropout(module: ir.Module, name: str, vectors: Vectors, size: int, p: float,
     builder = kernel.builder
     integers = ir.VectorType(I32, vectors.width)
     pointers = [kernel.argument(place) for place in (0, 1, 3)]
-    keys = kernel.arranged(kernel.numbers(kernel.argument(2), I32))
+    keys = kernel.each_sample(kernel.argument(2), I32)
 
     def numbers(value: int) -> Value:
         return ir.Constant(integers, [value] * vectors.width)
@@ -183,10 +167,5 @@ def dropout(module: ir.Module, name: str, vectors: Vectors, size: int, p: float,
         survives = builder.icmp_unsigned(">=", mixed, numbers(min(int(p * 2**32), 2**32 - 1)))
         scaled = builder.fmul(kernel.load(source), kernel.constant(1 / (1 - p)))
         value = builder.select(survives, scaled, kernel.constant(0.0))
-        kernel.store(_masked(kernel, value, masking) if mask else value, target)
+        kernel.store(kernel.masked(value, kernel.load(masking)) if mask else value, target)
     kernel.finish()
-
-
-def _masked(kernel: Kernel, value: Value, masking: Value) -> Value:
-    zero = kernel.constant(0.0)
-    return kernel.builder.select(kernel.builder.fcmp_ordered(">", kernel.load(masking), zero), value, zero)

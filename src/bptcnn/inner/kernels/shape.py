@@ -14,15 +14,17 @@ class Vectors:
         lanes: float32 numbers of a register.
         registers: how many there are.
         bf16: blocks hold bfloat16 numbers, whose products are summed up in float32.
+        channels: where a batch has fewer samples than a register lanes, so many channels share one; not with bf16.
 
     Example:
-        >>> Vectors(16, 32).width, Vectors(16, 32, bf16=True).width
-        (16, 32)
+        >>> Vectors(16, 32).width, Vectors(16, 32, bf16=True).width, Vectors(16, 32, channels=4).width
+        (16, 32, 4)
     """
 
     lanes: int
     registers: int
     bf16: bool = False
+    channels: int = 1
 
     @property
     def parts(self) -> int:
@@ -32,7 +34,7 @@ class Vectors:
     @property
     def width(self) -> int:
         """Samples of a block: numbers that a register holds as they lie in memory."""
-        return self.lanes * self.parts
+        return self.lanes * self.parts // self.channels
 
     @property
     def num_bytes(self) -> int:

@@ -1,7 +1,10 @@
-"""Tables of pairs: the weights of two channels side by side as bfloat16, as bf16 products read them.
+"""Tables of weights in the order in which kernels want them, where that is not PyTorch's.
 
 They are made anew from the float32 weights in every step, which costs a pass over the weights and spares the kernels a
 conversion in their innermost loops.
+
+- Products of bfloat16 take *pairs*: the weights of two channels that are summed up, side by side.
+- Groups of channels take the weights of channels that are *not* summed up side by side.
 """
 
 from __future__ import annotations
@@ -99,3 +102,52 @@ def _chunk(function: Function, one: Value, other: Value | None, target: Value, s
     order = [index for number in range(size) for index in (number, size + number)]
     pairs = shuffled(function.builder, rounded(one), rounded(other), order)
     function.builder.store(pairs, function.at(target, start, kind=I32), align=4)
+
+
+def for_groups_forward(module: ir.Module, name: str, _: Vectors, outs: int, ins: int, size: int) -> None:
+    """Emit ``table[i, t, o] = w[o, i, t]``.
+
+    Arguments of the kernel: weights [outs, ins, size], table [ins, size, outs], first input channel, one past the last.
+
+    Args:
+        module: gets the kernel.
+        name: of the kernel.
+        outs: output channels.
+        ins: input channels.
+        size: of the filter.
+    """
+    function, span = Function(module, name), ins * size
+    weights, table = function.argument(0), function.argument(1)
+    first, last = (function.builder.mul(function.number(place), I64(size)) for place in (2, 3))
+    with function.loop(last, first) as place:
+        # Line by line of the cache: the next places find there what this one left.
+        _spread(function, function.at(weights, place), span, function.at(table, (place, outs)), outs)
+    function.finish()
+
+
+def for_groups_backward(module: ir.Module, name: str, _: Vectors, outs: int, ins: int, size: int) -> None:
+    """Emit ``table[o, t, i] = w[o, i, t]``.
+
+    Arguments of the kernel: weights [outs, ins, size], table [outs, size, ins], first output channel, one past the
+    last.
+
+    Args:
+        module: gets the kernel.
+        name: of the kernel.
+        outs: output channels.
+        ins: input channels.
+        size: of the filter.
+    """
+    del outs
+    function = Function(module, name)
+    weights, table = function.argument(0), function.argument(1)
+    with function.loop(function.number(3), function.number(2)) as out, function.loop(size) as place:
+        source = function.at(weights, (out, ins * size), place)
+        _spread(function, source, size, function.at(table, (out, ins * size), (place, ins)), ins)
+    function.finish()
+
+
+def _spread(function: Function, source: Value, span: int, target: Value, count: int) -> None:
+    """Copy numbers that lie ``span`` apart to where they lie side by side."""
+    with function.loop(count) as index:
+        function.builder.store(function.scalar(function.at(source, (index, span))), function.at(target, index))

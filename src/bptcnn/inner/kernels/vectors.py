@@ -7,7 +7,8 @@ A *place* is one vector of it: a channel, a row and a column.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 
 from llvmlite import ir
 
@@ -26,15 +27,18 @@ class Kernel(Function):
     Attributes:
         vector: type of the numbers of one place, as they are computed with: float32.
         depth: channels that a multiply-add sums up at once.
+        channels: whose sums it makes at once.
     """
 
     depth = 1
+    channels = 1
 
     def __init__(self, module: ir.Module, name: str, vectors: Vectors) -> None:
         super().__init__(module, name)
         self.vector = ir.VectorType(F32, vectors.width)
         self._vectors = vectors
         self._stored = self.vector
+        self._bundle = vectors.channels
 
     # -------------------------------------------------------------------------------------------- places
 
@@ -49,7 +53,8 @@ class Kernel(Function):
 
     def load(self, pointer: Value) -> Value:
         """The numbers of a place."""
-        return self.builder.load(pointer, typ=self._stored, align=64)
+        kind = self._stored if self._vectors.bf16 else self.vector
+        return self.builder.load(pointer, typ=kind, align=self._alignment)
 
     def store(self, value: Value, pointer: Value) -> None:
         """Write the numbers of a place.
@@ -58,16 +63,44 @@ class Kernel(Function):
             value: the vector.
             pointer: where to.
         """
-        self.builder.store(value, pointer, align=64)
+        self.builder.store(value, pointer, align=self._alignment)
 
-    def numbers(self, pointer: Value, kind: Value = F32) -> Value:
-        """A number for each sample, in their order.
+    @property
+    def _alignment(self) -> int:
+        return self._vectors.width * self._vectors.num_bytes
+
+    def sweeps(self, count: int) -> Iterator[AbstractContextManager[Value]]:
+        """Loops that pass once over places that lie behind each other, as many at a time as a register holds.
+
+        Within one, vectors are of all places that are passed at a time: what they are computed with is to be made
+        anew for each.
 
         Args:
-            pointer: where they are.
+            count: places.
+
+        Yields:
+            Loops that give the first place of each time.
+        """
+        alone, bundle = self.vector, self._bundle
+        whole = count // bundle * bundle if bundle > 1 else 0
+        if whole:
+            self.vector = ir.VectorType(F32, bundle * alone.count)
+            yield self.loop(whole, step=bundle)
+            self.vector = alone
+        if whole < count:
+            yield self.loop(count, whole)
+
+    def each_sample(self, pointer: Value, kind: Value = F32) -> Value:
+        """A number for each sample, in the order in which registers hold them.
+
+        Args:
+            pointer: where they are, in the order of the samples.
             kind: of numbers.
         """
-        return self.builder.load(pointer, typ=ir.VectorType(kind, self._vectors.width), align=4)
+        width = self._vectors.width
+        numbers = self.arranged(self.builder.load(pointer, typ=ir.VectorType(kind, width), align=4))
+        times = self.vector.count // width
+        return shuffled(self.builder, numbers, numbers, [*range(width)] * times) if times > 1 else numbers
 
     def arranged(self, vector: Value) -> Value:
         """Numbers in the order of the samples, brought into the order in which registers hold them."""
@@ -98,6 +131,46 @@ class Kernel(Function):
         """
         return self.fma(weight, operand, total)
 
+    def zeros(self) -> Value:
+        """The total of nothing, for :meth:`multiply`."""
+        return self.constant(0.0)
+
+    def by_channel(self, pointer: Value) -> Value:
+        """A float32 number of the channels whose sums are made at once, for each sample."""
+        return self.spread(self.scalar(pointer))
+
+    def load_sums(self, pointer: Value, apart: int) -> Value:
+        """Numbers where sums of :meth:`multiply` belong.
+
+        Args:
+            pointer: the place in the first channel.
+            apart: places from one channel to the next.
+        """
+        return self.load(pointer)
+
+    def store_sums(self, value: Value, pointer: Value, apart: int) -> None:
+        """Write sums of :meth:`multiply`.
+
+        Args:
+            value: the sums.
+            pointer: the place in the first channel.
+            apart: places from one channel to the next.
+        """
+        self.store(value, pointer)
+
+    def errors(self, pointer: Value, apart: int) -> Value:
+        """What :meth:`dot` takes of the gradient of the channels whose sums are made at once.
+
+        Args:
+            pointer: the place in the first channel.
+            apart: places from one channel to the next.
+        """
+        return self.factor(pointer)
+
+    def totals(self, vector: Value) -> list[Value]:
+        """The sums of :meth:`dot`, one for each channel."""
+        return [self.total(vector)]
+
     def factor(self, pointer: Value) -> Value:
         """What :meth:`dot` takes of a place."""
         return self.load(pointer)
@@ -113,18 +186,18 @@ class Kernel(Function):
         return self.fma(one, other, total)
 
     def nothing(self) -> Value:
-        """One register of zeros, for :meth:`dot`."""
-        return ir.Constant(ir.VectorType(F32, self._vectors.lanes), [ir.Constant(F32, 0.0)] * self._vectors.lanes)
+        """The total of nothing, for :meth:`dot`."""
+        return filled(ir.VectorType(F32, self._vectors.width // self._vectors.parts), 0.0)
 
     # -------------------------------------------------------------------------------------------- arithmetic
 
     def constant(self, number: float) -> Value:
         """A vector of equal numbers."""
-        return ir.Constant(self.vector, [ir.Constant(F32, number)] * self.vector.count)
+        return filled(self.vector, number)
 
     def spread(self, number: Value) -> Value:
         """A vector whose lanes all hold one number."""
-        return splat(self.builder, number, self._vectors.width)
+        return splat(self.builder, number, self.vector.count)
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """``a b + c``, rounded once.
@@ -147,14 +220,34 @@ class Kernel(Function):
 
     def rectified(self, value: Value) -> Value:
         """ReLU; what is no number stays so, for it must not be hidden from the loss."""
-        zero = self.constant(0.0)
+        zero = filled(value.type, 0.0)
         return self.builder.select(self.builder.fcmp_ordered(">", zero, value), zero, value)
+
+    def masked(self, value: Value, by: Value) -> Value:
+        """Numbers where others are positive, else zero.
+
+        Args:
+            value: the numbers.
+            by: the others.
+        """
+        zero = filled(value.type, 0.0)
+        return self.builder.select(self.builder.fcmp_ordered(">", by, zero), value, zero)
 
     def total(self, vector: Value) -> Value:
         """The sum over the lanes, always in the same order."""
         while (count := vector.type.count) > 1:
             vector = self.builder.fadd(*(part(self.builder, vector, half, count // 2) for half in (0, 1)))
         return self.builder.extract_element(vector, I32(0))
+
+
+def filled(kind: Value, number: float) -> Value:
+    """A vector of equal numbers.
+
+    Args:
+        kind: its type.
+        number: known now.
+    """
+    return ir.Constant(kind, [ir.Constant(F32, number)] * kind.count)
 
 
 def splat(builder: ir.IRBuilder, number: Value, count: int) -> Value:
@@ -191,3 +284,28 @@ def shuffled(builder: ir.IRBuilder, one: Value, other: Value, order: Sequence[in
         order: which number comes at each place.
     """
     return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(I32, len(order)), list(order)))
+
+
+def square(function: Function, corner: Value, span: int, count: int) -> list[Value]:
+    """The columns of a square of numbers: halves change places, then quarters, and so on.
+
+    Args:
+        function: in which they are loaded.
+        corner: the first number.
+        span: numbers from one row to the next.
+        count: rows and columns, a power of 2.
+    """
+    kind = ir.VectorType(F32, count)
+    rows = [function.builder.load(function.at(corner, row * span), typ=kind, align=4) for row in range(count)]
+    half = count // 2
+    while half:
+        low, high = (
+            [index if not index & half else index - half + count for index in range(count)],
+            [index + half if not index & half else index + count for index in range(count)],
+        )
+        for row in range(count):
+            if not row & half:
+                pair = rows[row], rows[row + half]
+                rows[row], rows[row + half] = (shuffled(function.builder, *pair, order) for order in (low, high))
+        half //= 2
+    return rows

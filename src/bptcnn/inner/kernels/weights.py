@@ -62,7 +62,7 @@ def backward_weight(
     Returns:
         Tiles of output channels: what the work can be divided by.
     """
-    kernel = kernel_for(module, name, vectors)
+    kernel = kernel_for(module, name, vectors, grouped=_group(vectors, gradient) > 1)
     outs, ins = weight_tile(window, data, gradient, vectors)
     # Sums over few areas go on over all blocks, for the final sum over a vector's lanes costs as much as some areas do;
     # over many areas they end with a block, whose data then stays in the cache for all channels.
@@ -74,7 +74,7 @@ def backward_weight(
         kernel.loop(blocks if split else 1) as group_index,
         kernel.loop(kernel.number(4), kernel.number(3)) as tile,
     ):
-        out = kernel.builder.mul(tile, I64(outs))
+        out = kernel.builder.mul(tile, I64(outs * kernel.channels))
         with kernel.loop(full) as input_tile, kernel.loop(window.rows) as row:
             into = kernel.builder.mul(input_tile, I64(ins))
             _tile(kernel, problem, (data_pointer, gradient_pointer, result), (group_index, out, into, row), (outs, ins))
@@ -84,9 +84,9 @@ def backward_weight(
                 place = (group_index, out, I64(full * ins), row)
                 _tile(kernel, problem, (data_pointer, gradient_pointer, result), place, rest)
         if bias:
-            _bias(kernel, problem, gradient_pointer, kernel.argument(6), (group_index, out), outs)
+            _bias(kernel, problem, gradient_pointer, kernel.argument(6), (group_index, out), outs * kernel.channels)
     kernel.finish()
-    return gradient.channels // outs
+    return gradient.channels // (outs * kernel.channels)
 
 
 MANY_AREAS = 128
@@ -94,7 +94,7 @@ MANY_AREAS = 128
 
 
 def weight_tile(window: Window, data: Plane, gradient: Plane, vectors: Vectors) -> tuple[int, int]:
-    """Output and input channels of a tile; the first divides its whole, so that no two tasks write the same weight.
+    """Output channels (or groups) and input channels of a tile; the first divides its whole: none is written twice.
 
     Args:
         window: of the convolution.
@@ -106,6 +106,7 @@ def weight_tile(window: Window, data: Plane, gradient: Plane, vectors: Vectors) 
         >>> weight_tile(Window(5, 5), Plane(3, 32, 32), Plane(64, 28, 28), Vectors(16, 32))
         (4, 1)
     """
+    total = gradient.channels // _group(vectors, gradient)
 
     def registers(tile: tuple[int, int]) -> int:
         outs, ins = tile
@@ -114,14 +115,19 @@ def weight_tile(window: Window, data: Plane, gradient: Plane, vectors: Vectors) 
     def cost(tile: tuple[int, int]) -> float:
         outs, ins = tile
         one = max(outs * ins * window.columns, outs + ins * window.columns, LATENCY) + 2
-        return gradient.channels // outs * tiles(data.channels, ins) * one
+        return total // outs * tiles(data.channels, ins) * one
 
     candidates = [
         (outs, ins)
         for outs, ins in product(range(1, 13), range(1, min(data.channels, 12) + 1))
-        if gradient.channels % outs == 0 and (registers((outs, ins)) <= vectors.registers or (outs, ins) == (1, 1))
+        if total % outs == 0 and (registers((outs, ins)) <= vectors.registers or (outs, ins) == (1, 1))
     ]
     return min(candidates, key=cost)
+
+
+def _group(vectors: Vectors, gradient: Plane) -> int:
+    """Output channels whose sums a register holds: so many only if they divide the whole."""
+    return vectors.channels if gradient.channels % vectors.channels == 0 else 1
 
 
 def _tile(
@@ -157,13 +163,14 @@ def _tile(
                     for i, c in product(range(ins), taps)
                 }
                 for o in range(outs):
-                    error = kernel.factor(kernel.place(at_outputs, o * gradient.area))
+                    error = kernel.errors(kernel.place(at_outputs, o * kernel.channels * gradient.area), gradient.area)
                     for (i, c), vector in seen.items():
                         sums[o, i, c].set(kernel.dot(error, vector, sums[o, i, c].get()))
     size_of_filter = window.rows * window.columns
     corner = kernel.at(result, (out, data.channels * size_of_filter), (into, size_of_filter), (row, window.columns))
     for (o, i, c), total in sums.items():
-        _add(kernel, kernel.at(corner, problem.place(o, i, c)), kernel.total(total.get()), problem, group_index)
+        for channel, value in enumerate(kernel.totals(total.get()), o * kernel.channels):
+            _add(kernel, kernel.at(corner, problem.place(channel, i, c)), value, problem, group_index)
 
 
 def _rounded_up(kernel: Kernel, value: Value, divisor: int, high: int) -> Value:

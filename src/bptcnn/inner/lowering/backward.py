@@ -100,26 +100,35 @@ class Backward:
     def _norm(self, layer: Norm, gradient: Rows) -> None:
         writer, buffers, module, data = self._writer, self._buffers, layer.module, layer.data
         source, rows, counts = buffers.values[layer.inputs[0]], buffers.norms[layer.out], buffers.counts[data.area]
-        table, coefficients = rows.table.address, rows.coefficients.address
-        kernel, _ = self._use(norm.backward_sums, data)
-        writer.each(kernel, lambda b: (gradient.row(b), source.row(b), table, rows.sums.row(b)), 2 * data.size)
+        parts, small, step = writer.part_of(data)
+        kernel, _ = self._use(norm.backward_sums, small)
+
+        def for_sums(block: int, part: int) -> tuple[int, ...]:
+            table, sums = rows.table.row(part * small.channels), rows.sums.row(block, part * small.channels * norm.SUMS)
+            return gradient.row(block, part * step), source.row(block, part * step), table, sums
+
+        writer.each_part(kernel, for_sums, 2 * data.size, parts)
         kernel, _ = self._use(norm.backward_combine, data.channels)
         parameters = module.weight, module.bias
         results = (self._gradient_of(parameter).data_ptr() for parameter in parameters)
         blocks = buffers.blocks.ctypes.data
-        call = Call(kernel, (rows.sums.address, counts.address, table, *results, coefficients, blocks))
+        call = Call(
+            kernel, (rows.sums.address, counts.address, rows.table.address, *results, rows.coefficients.address, blocks)
+        )
         moves = [move for parameter in parameters for move in self._moves(parameter, 0, data.channels)]
         # Who makes the gradients of weights may be one barrier late, not two: then what they read is free again.
         before = writer.chains.barrier(writer.layer, [call, *moves], (*self._weight_tasks, *self._loss))
         self._weight_tasks, self._read_by_tasks = [], []
         self._weights(before)
-        kernel, _ = self._use(norm.backward_data, data)
+        kernel, _ = self._use(norm.backward_data, small)
         target = source if self._spent(layer.inputs[0]) else self._room(layer.data)
-        writer.each(
-            kernel,
-            lambda b: (gradient.row(b), source.row(b), coefficients, buffers.present.row(b), target.row(b)),
-            3 * data.size,
-        )
+
+        def for_data(block: int, part: int) -> tuple[int, ...]:
+            given = gradient.row(block, part * step), source.row(block, part * step)
+            coefficients = rows.coefficients.row(part * small.channels)
+            return *given, coefficients, buffers.present.row(block), target.row(block, part * step)
+
+        writer.each_part(kernel, for_data, 3 * data.size, parts)
         self._give(layer.inputs[0], target)
         if len(layer.inputs) > 1:
             self._give(layer.inputs[1], gradient)
@@ -131,8 +140,14 @@ class Backward:
         target = data if in_place else self._room(layer.data)
         if isinstance(layer, MaxPool):
             # What is passed on went to the largest of a window: it is positive if and only if that is.
-            kernel, _ = self._use(pool.max_pool_backward, layer.data, layer.window, relu=layer.relu or mask)
-            each(kernel, lambda b: (data.row(b), gradient.row(b), target.row(b)), 2 * size)
+            parts, small, step = self._writer.part_of(layer.data)
+            kernel, _ = self._use(pool.max_pool_backward, small, layer.window, relu=layer.relu or mask)
+            made = step // layer.data.area * layer.shape.area
+
+            def arguments(block: int, part: int) -> tuple[int, ...]:
+                return data.row(block, part * step), gradient.row(block, part * made), target.row(block, part * step)
+
+            self._writer.each_part(kernel, arguments, 2 * size, parts)
         elif isinstance(layer, Subsample):
             mask = False
             kernel, _ = self._use(pointwise.subsample_backward, layer.data, layer.shape, layer.stride)
@@ -153,15 +168,23 @@ class Backward:
         producer, before, data = self._producer[value], self._gradients.get(value), self._buffers.values[value]
         self._left[value] -= 1
         mask = self._left[value] == 0 and self._rectified(value) and not masked
-        size, total = producer.shape.size, part
+        writer, (parts, small, step), total = self._writer, self._writer.part_of(producer.shape), part
         if before is not None:
             total = self._room(producer.shape)
-            kernel, _ = self._use(pointwise.add, size, relu=False, mask=mask)
-            self._writer.each(kernel, lambda b: (before.row(b), part.row(b), total.row(b), data.row(b)), 3 * size)
+            kernel, _ = self._use(pointwise.add, small.size, relu=False, mask=mask)
+            used = before, part, total, data
+            writer.each_part(
+                kernel, lambda b, p: tuple(rows.row(b, p * step) for rows in used), 3 * producer.shape.size, parts
+            )
         elif mask:
             total = self._room(producer.shape)
-            kernel, _ = self._use(pointwise.rectify, size)
-            self._writer.each(kernel, lambda b: (part.row(b), total.row(b), data.row(b)), 3 * size)
+            kernel, _ = self._use(pointwise.rectify, small.size)
+            writer.each_part(
+                kernel,
+                lambda b, p: tuple(rows.row(b, p * step) for rows in (part, total, data)),
+                3 * producer.shape.size,
+                parts,
+            )
         self._gradients[value] = total
 
     def _spent(self, value: int) -> bool:

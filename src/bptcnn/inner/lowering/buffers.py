@@ -55,9 +55,14 @@ class Rows:
         self.address = self.array.ctypes.data
         self._stride = size * self.array.itemsize
 
-    def row(self, index: int) -> int:
-        """The address of a row."""
-        return int(self.address + index * self._stride)
+    def row(self, index: int, number: int = 0) -> int:
+        """The address of a row, or of a number in it.
+
+        Args:
+            index: of the row.
+            number: its place in the row.
+        """
+        return int(self.address + index * self._stride + number * self.array.itemsize)
 
 
 class NormRows:

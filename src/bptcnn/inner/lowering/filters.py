@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from bptcnn.inner.graph.layers import Conv, Layer
-from bptcnn.inner.kernels import tables
+from bptcnn.inner.kernels import conv, tables
 from bptcnn.inner.kernels.shape import Vectors, tiles
 from bptcnn.inner.lowering.buffers import Rows
 from bptcnn.inner.lowering.program import Call, ranges
@@ -18,18 +19,25 @@ class Filters:
 
     Args:
         layers: the network.
-        vectors: float32 kernels read PyTorch's memory, bf16 kernels read tables of pairs.
+        vectors: what kernels work on: with bfloat16 they read tables of pairs, in groups of channels other tables.
     """
 
     def __init__(self, layers: Sequence[Layer], vectors: Vectors) -> None:
         self._late: list[int] = []
         self._convs = [layer for layer in layers if isinstance(layer, Conv)]
-        self._forward, self._backward = {}, {}
-        if vectors.bf16:
-            for layer in self._convs:
-                outs, ins, size = _shape(layer)
-                self._forward[layer.out] = Rows(1, outs * tiles(ins, 2) * size)
-                self._backward[layer.out] = Rows(1, tiles(outs, 2) * ins * size)
+        self._forward: dict[int, _Way] = {}
+        self._backward: dict[int, _Way] = {}
+        for layer in self._convs:
+            outs, ins, size = _shape(layer)
+            if vectors.bf16:
+                self._forward[layer.out] = _Way(tables.by_inputs, outs, Rows(1, outs * tiles(ins, 2) * size))
+                self._backward[layer.out] = _Way(
+                    tables.by_outputs, tiles(outs, 2), Rows(1, tiles(outs, 2) * ins * size)
+                )
+            if conv.grouped(vectors, layer.shape):
+                self._forward[layer.out] = _Way(tables.for_groups_forward, ins, Rows(1, outs * ins * size))
+            if conv.grouped(vectors, layer.data):
+                self._backward[layer.out] = _Way(tables.for_groups_backward, outs, Rows(1, outs * ins * size))
 
     def forward(self, layer: Conv) -> int:
         """Where the forward kernel finds a layer's weights."""
@@ -45,11 +53,9 @@ class Filters:
         Args:
             writer: of the forward pass, nothing written yet.
         """
-        if not self._forward:
-            return
         writer.layer = "weights"
-        writer.chains.after(self._tasks(writer, self._forward, by_inputs=True))
-        self._late = self._tasks(writer, self._backward, by_inputs=False)
+        writer.chains.after(self._tasks(writer, self._forward))
+        self._late = self._tasks(writer, self._backward)
 
     def join(self, writer: Writer) -> None:
         """Let chains go on when the tables of the backward pass are there, for it is to follow in the same program.
@@ -60,20 +66,19 @@ class Filters:
         if self._late:
             writer.chains.after(self._late)
 
-    def _tasks(self, writer: Writer, rows: dict[int, Rows], *, by_inputs: bool) -> list[int]:
+    def _tasks(self, writer: Writer, ways: dict[int, _Way]) -> list[int]:
         """One task a lane, each with a part of every table."""
         shares: list[list[Call]] = [[] for _ in range(writer.num_lanes)]
         numbers = 0
         for layer in self._convs:
-            outs, ins, size = _shape(layer)
-            emit, total = (tables.by_inputs, outs) if by_inputs else (tables.by_outputs, tiles(outs, 2))
-            kernel, _ = writer.library.use(emit, outs, ins, size)
-            fixed = layer.module.weight.data_ptr(), rows[layer.out].address
-            # A small table is the work of one lane, each time of another one.
-            parts = list(ranges(total, writer.num_lanes if outs * ins * size > SMALL else 1))
-            for part in parts:
-                min(shares, key=len).append(Call(kernel, (*fixed, *part)))
-            numbers += outs * ins * size
+            if way := ways.get(layer.out):
+                outs, ins, size = _shape(layer)
+                kernel, _ = writer.library.use(way.emit, outs, ins, size)
+                fixed = layer.module.weight.data_ptr(), way.table.address
+                # A small table is the work of one lane, each time of another one.
+                for part in ranges(way.parts, writer.num_lanes if outs * ins * size > SMALL else 1):
+                    min(shares, key=len).append(Call(kernel, (*fixed, *part)))
+                numbers += outs * ins * size
         num_bytes = 6.0 * numbers / writer.num_lanes
         return [
             writer.chains.task(Kind.FORWARD, writer.layer, part, (), calls, 0.0, num_bytes)
@@ -82,8 +87,17 @@ class Filters:
         ]
 
     @staticmethod
-    def _address(rows: dict[int, Rows], layer: Conv) -> int:
-        return rows[layer.out].address if rows else layer.module.weight.data_ptr()
+    def _address(ways: dict[int, _Way], layer: Conv) -> int:
+        return ways[layer.out].table.address if layer.out in ways else layer.module.weight.data_ptr()
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A table, what makes it, and into how many parts that work falls."""
+
+    emit: Callable[..., None]
+    parts: int
+    table: Rows
 
 
 SMALL = 1 << 12

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from bptcnn.inner.graph.layers import IMAGES, Add, Conv, Dropout, GlobalMean, Layer, MaxPool, Norm, Relu, Subsample
 from bptcnn.inner.kernels import conv, norm, pointwise, pool
+from bptcnn.inner.kernels.norm import SUMS
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.lowering.filters import Filters
 from bptcnn.inner.lowering.program import Call
@@ -59,43 +60,61 @@ def _conv(writer: Writer, layer: Conv, weights: int) -> None:
 def _norm(writer: Writer, layer: Norm) -> None:
     buffers, use, module, data = writer.buffers, writer.library.use, layer.module, layer.data
     source, target, rows = buffers.values[layer.inputs[0]], buffers.values[layer.out], buffers.norms[layer.out]
-    counts, table = buffers.counts[data.area], rows.table.address
-    kernel, _ = use(norm.statistics, data)
-    writer.each(
-        kernel, lambda b: (source.row(b), buffers.present.row(b), rows.sums.row(b), counts.row(b)), 2 * data.size
+    counts, table = buffers.counts[data.area], rows.table
+    parts, small, step = writer.part_of(data)
+    kernel, _ = use(norm.statistics, small)
+    sums = SUMS * small.channels
+    writer.each_part(
+        kernel,
+        lambda b, p: (source.row(b, p * step), buffers.present.row(b), rows.sums.row(b, p * sums), counts.row(b)),
+        2 * data.size,
+        parts,
     )
     kernel, _ = use(norm.combine, data.channels, eps=module.eps, momentum=float(module.momentum or 0.0))
     tensors = (module.weight, module.bias, module.running_mean, module.running_var)
     addresses = (tensor.data_ptr() for tensor in tensors if tensor is not None)
     blocks = buffers.blocks.ctypes.data
-    call = Call(kernel, (rows.sums.address, counts.address, *addresses, table, blocks))
+    call = Call(kernel, (rows.sums.address, counts.address, *addresses, table.address, blocks))
     writer.chains.barrier(writer.layer, [call])
     shortcut = buffers.values[layer.inputs[1]] if len(layer.inputs) > 1 else None
-    kernel, _ = use(norm.normalize, data, add=shortcut is not None, relu=layer.relu)
-    writer.each(
-        kernel,
-        lambda b: (source.row(b), table, target.row(b), 0 if shortcut is None else shortcut.row(b)),
-        (2 if shortcut is None else 3) * data.size,
-    )
+    kernel, _ = use(norm.normalize, small, add=shortcut is not None, relu=layer.relu)
+
+    def arguments(block: int, part: int) -> tuple[int, ...]:
+        added = 0 if shortcut is None else shortcut.row(block, part * step)
+        return source.row(block, part * step), table.row(part * small.channels), target.row(block, part * step), added
+
+    writer.each_part(kernel, arguments, (2 if shortcut is None else 3) * data.size, parts)
 
 
 def _simple(writer: Writer, layer: Layer) -> None:
     buffers, use, data = writer.buffers, writer.library.use, layer.data
     source, target = buffers.values[layer.inputs[0]], buffers.values[layer.out]
+    parts, small, step = writer.part_of(data)
     if isinstance(layer, Add):
         other = buffers.values[layer.inputs[1]]
-        kernel, _ = use(pointwise.add, data.size, relu=layer.relu, mask=False)
-        writer.each(kernel, lambda b: (source.row(b), other.row(b), target.row(b), 0), 3 * data.size)
+        kernel, _ = use(pointwise.add, small.size, relu=layer.relu, mask=False)
+        writer.each_part(
+            kernel, lambda b, p: (*(rows.row(b, p * step) for rows in (source, other, target)), 0), 3 * data.size, parts
+        )
     elif isinstance(layer, Dropout):
         kernel, _ = use(pointwise.dropout, data.size, layer.p, mask=False)
         writer.each(kernel, lambda b: (source.row(b), target.row(b), buffers.keys.row(b), 0), 2 * data.size)
     elif isinstance(layer, Relu):
-        kernel, _ = use(pointwise.rectify, data.size)
-        writer.each(kernel, lambda b: (source.row(b), target.row(b), source.row(b)), 2 * data.size)
+        kernel, _ = use(pointwise.rectify, small.size)
+        writer.each_part(
+            kernel, lambda b, p: tuple(rows.row(b, p * step) for rows in (source, target, source)), 2 * data.size, parts
+        )
+    elif isinstance(layer, MaxPool):
+        kernel, _ = use(pool.max_pool, small, layer.window, relu=layer.relu)
+        made = step // data.area * layer.shape.area
+        writer.each_part(
+            kernel,
+            lambda b, p: (source.row(b, p * step), target.row(b, p * made)),
+            data.size + layer.shape.size,
+            parts,
+        )
     else:
-        if isinstance(layer, MaxPool):
-            kernel, _ = use(pool.max_pool, data, layer.window, relu=layer.relu)
-        elif isinstance(layer, Subsample):
+        if isinstance(layer, Subsample):
             kernel, _ = use(pointwise.subsample, data, layer.shape, layer.stride)
         else:
             assert isinstance(layer, GlobalMean)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from bptcnn.inner.graph.layers import Conv, Layer
 from bptcnn.inner.kernels.library import Library
+from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.lowering.buffers import Buffers
 from bptcnn.inner.lowering.program import Call, Chains, ranges
 from bptcnn.inner.tasks.dag import Kind
@@ -31,6 +33,28 @@ class Writer:
         self.layer = ""
         self._sample_bytes = buffers.vectors.num_bytes * buffers.width
 
+    def parts(self, channels: int) -> int:
+        """Into how many equal parts channels are divided, where there are fewer blocks than lanes.
+
+        Args:
+            channels: of what is worked on.
+        """
+        wanted = -(-self.num_lanes // self.buffers.num_blocks)
+        return max(parts for parts in range(1, min(wanted, channels) + 1) if channels % parts == 0)
+
+    def part_of(self, plane: Plane) -> tuple[int, Plane, int]:
+        """How a map-wise kernel is divided.
+
+        Args:
+            plane: what it works on.
+
+        Returns:
+            Parts, what each works on, and numbers of a row from one to the next.
+        """
+        parts = self.parts(plane.channels)
+        small = replace(plane, channels=plane.channels // parts)
+        return parts, small, small.size * self.buffers.width
+
     def each(self, kernel: str, arguments: Callable[[int], tuple[int, ...]], numbers: int) -> None:
         """Call a kernel for each block.
 
@@ -39,9 +63,26 @@ class Writer:
             arguments: of a block.
             numbers: that it reads and writes for one sample.
         """
+        self.each_part(kernel, lambda block, _: arguments(block), numbers, 1)
+
+    def each_part(
+        self, kernel: str, arguments: Callable[[int, int], tuple[int, ...]], numbers: int, parts: int
+    ) -> None:
+        """Call a kernel for parts of each block.
+
+        Args:
+            kernel: its name.
+            arguments: of a block and a part of it.
+            numbers: that are read and written for one sample, of all parts.
+            parts: how many.
+        """
+        num_bytes = float(self._sample_bytes * numbers)
         for block in range(self.buffers.num_blocks):
-            call = Call(kernel, arguments(block))
-            self.chains.call(block, self.layer, call, 0.0, float(self._sample_bytes * numbers))
+            calls = [Call(kernel, arguments(block, part)) for part in range(parts)]
+            if parts == 1:
+                self.chains.call(block, self.layer, calls[0], 0.0, num_bytes)
+            else:
+                self.chains.split(block, self.layer, calls, 0.0, num_bytes)
 
     def divided(self, kernel: str, arguments: Callable[[int], tuple[int, ...]], tiles: int, layer: Conv) -> None:
         """Call a convolution for each block, in parts where there are fewer blocks than lanes.
