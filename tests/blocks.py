@@ -6,17 +6,34 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pytest
 import torch
 from llvmlite import ir
 
 from bptcnn.inner.kernels.jit import Code
 from bptcnn.inner.kernels.shape import Vectors
 from bptcnn.inner.lowering.buffers import Array, aligned
+from bptcnn.inner.machine.hardware import host_simd
+
+Memory = npt.NDArray[Any]
+"""float32, or the bits of bfloat16 as uint16."""
 
 KINDS = tuple(Vectors(width, registers) for width, registers in ((16, 32), (8, 16), (4, 32), (4, 16)))
 """AVX-512, AVX, NEON, SSE: all are compiled on any machine, as more or fewer instructions."""
 
+BF16 = Vectors(16, 32, bf16=True)
+
+needs_bf16 = pytest.mark.skipif(not host_simd().bf16, reason="no products of bfloat16: LLVM would end the process")
+
+IF_BF16 = pytest.param(BF16, marks=needs_bf16)
+
+HERE = (*KINDS, BF16) if host_simd().bf16 else KINDS
+"""All that this machine runs."""
+
 _GUARD = 64
+_NAN = 0xFF
+"""A byte that makes float32 and bfloat16 numbers NaN."""
 
 
 class Bench:
@@ -34,7 +51,7 @@ class Bench:
         self._module = ir.Module()
         self._emitted: dict[object, tuple[str, Any]] = {}
         self._code: Code | None = None
-        self._guards: list[Array] = []
+        self._guards: list[npt.NDArray[np.uint8]] = []
 
     def emit(self, kernel: Any, *shape: Any, **options: Any) -> tuple[str, int]:
         """Add a kernel; its name and into how many tiles its work falls."""
@@ -48,11 +65,19 @@ class Bench:
 
     def memory(self, *shape: int) -> Array:
         """NaN, float32 and aligned."""
-        size = prod(shape)
-        whole = aligned(size + 2 * _GUARD)
-        whole[:] = np.nan
-        self._guards += [whole[:_GUARD], whole[_GUARD + size :]]
-        return whole[_GUARD : _GUARD + size].reshape(shape)
+        return self._memory(shape, np.float32)
+
+    def block(self, *shape: int) -> Memory:
+        """NaN, aligned, as blocks hold their numbers."""
+        return self._memory(shape, np.uint16 if self._simd.bf16 else np.float32)
+
+    def _memory(self, shape: tuple[int, ...], kind: type[np.generic]) -> Memory:
+        num_bytes = prod(shape) * np.dtype(kind).itemsize
+        whole = aligned(-(-num_bytes // 4) + 2 * _GUARD).view(np.uint8)
+        whole[:] = _NAN
+        first, last = 4 * _GUARD, 4 * _GUARD + num_bytes
+        self._guards += [whole[:first], whole[last:]]
+        return whole[first:last].view(kind).reshape(shape)
 
     def copied(self, values: torch.Tensor) -> Array:
         """The same numbers where a kernel can read them."""
@@ -60,21 +85,70 @@ class Bench:
         result[...] = values.detach().numpy()
         return result
 
-    def blocked(self, samples: torch.Tensor) -> Array:
-        """From [blocks width, channels, rows, columns] to [blocks, channels, rows, columns, width]."""
-        return self.copied(samples.reshape(-1, self.width, *samples.shape[1:]).movedim(1, -1))
+    def packed(self, values: torch.Tensor) -> Memory:
+        """The same numbers as blocks hold them."""
+        result = self.block(*values.shape)
+        result[...] = bits(values.detach()) if self._simd.bf16 else values.detach().numpy()
+        return result
 
-    def call(self, name: str, *arguments: Array | int) -> None:
+    def blocked(self, samples: torch.Tensor) -> Memory:
+        """From [blocks width, channels, rows, columns] to [blocks, channels, rows, columns, width]."""
+        return self.packed(samples.reshape(-1, self.width, *samples.shape[1:]).movedim(1, -1))
+
+    def filters(self, weight: torch.Tensor, channels: int) -> Memory:
+        """Weights as convolutions read them.
+
+        Args:
+            weight: [out, in, rows, columns].
+            channels: over which dimension they sum up.
+        """
+        return self.packed(paired(weight, channels)) if self._simd.bf16 else self.copied(weight)
+
+    def call(self, name: str, *arguments: Memory | int) -> None:
         """Run a kernel."""
         if self._code is None:
             self._code = Code(self._module)
         self._code.call(name, *(each if isinstance(each, int) else each.ctypes.data for each in arguments))
-        assert all(np.isnan(guard).all() for guard in self._guards)
+        assert all((guard == _NAN).all() for guard in self._guards)
 
 
-def samples(array: Array) -> torch.Tensor:
+def bits(values: torch.Tensor) -> npt.NDArray[np.uint16]:
+    """The bits of numbers as PyTorch rounds them to bfloat16."""
+    result: npt.NDArray[np.uint16] = values.bfloat16().view(torch.uint16).numpy()
+    return result
+
+
+def values(array: Memory) -> torch.Tensor:
+    """The numbers that lie somewhere, float64."""
+    tensor = torch.from_numpy(array)
+    return (tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor).double()
+
+
+def samples(array: Memory) -> torch.Tensor:
     """From [blocks, channels, rows, columns, width] to float64 [blocks width, channels, rows, columns]."""
-    return torch.from_numpy(array).double().movedim(-1, 1).flatten(0, 1)
+    return values(array).movedim(-1, 1).flatten(0, 1)
+
+
+def paired(weight: torch.Tensor, channels: int) -> torch.Tensor:
+    """Two channels side by side in a new last dimension, zero beside one that has no neighbour.
+
+    Args:
+        weight: [out, in, ...].
+        channels: which dimension they are.
+    """
+    missing = torch.zeros_like(weight.narrow(channels, 0, weight.shape[channels] % 2))
+    each = torch.cat([weight, missing], channels).unbind(channels)
+    return torch.stack([torch.stack(each[place::2], channels) for place in (0, 1)], -1)
+
+
+def held(vectors: Vectors, values: torch.Tensor) -> torch.Tensor:
+    """Numbers as blocks hold them, float32."""
+    return values.bfloat16().float() if vectors.bf16 else values
+
+
+def tolerance(vectors: Vectors, sums: float = 1e-6) -> float:
+    """How far a block may be off: its sums were float32, and are then rounded to what it holds."""
+    return sums + 2**-8 if vectors.bf16 else sums
 
 
 def number(value: int) -> Array:
@@ -82,9 +156,9 @@ def number(value: int) -> Array:
     return np.array([value], np.int64).view(np.float32)
 
 
-def error(result: Array | torch.Tensor, expected: torch.Tensor) -> float:
+def error(result: Memory | torch.Tensor, expected: torch.Tensor) -> float:
     """How far a whole tensor is off, by its norm."""
-    found = torch.as_tensor(result).double()
+    found = result.double() if isinstance(result, torch.Tensor) else values(result)
     assert found.shape == expected.shape
     assert not expected.isnan().any()
     off, size = float((found - expected).norm()), float(expected.norm())

@@ -99,6 +99,9 @@ def test_plan_names_what_is_wrong(complaint: Callable[..., str]) -> None:
         "bptcnn: --shape is '3x0x3': give three numbers above 0, such as 3x32x32"
     )
     assert complaint("plan", "--precision", "fp8") == "bptcnn: --precision is 'fp8': give fp32 or bf16"
+    assert complaint("plan", "--device", "tpu") == "bptcnn: --device is 'tpu': give auto, cpu or cuda"
+    with patch("torch.cuda.is_available", lambda: False):
+        assert "--device = 'cuda' but PyTorch" in complaint("plan", "--device", "cuda")
 
 
 def test_flags_become_settings(engines: Engines) -> None:

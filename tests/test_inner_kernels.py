@@ -9,7 +9,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 import torch
-from blocks import KINDS, Bench, drawn, error, number, samples
+from blocks import BF16, HERE, IF_BF16, KINDS, Bench, Memory, drawn, error, held, needs_bf16, number, samples, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -22,6 +22,8 @@ from bptcnn.inner.lowering.buffers import Array
 WIDE = KINDS[0]
 PLAIN = Epilogue()
 TOLERANCE = 1e-6
+
+each_width = pytest.mark.parametrize("vectors", [WIDE, IF_BF16], ids=str)
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,15 @@ class Convolution:
     def __init__(self, case: Case, vectors: Vectors = WIDE) -> None:
         self.case, self.bench = case, Bench(vectors)
         total, data, out = self.blocks * vectors.width, case.data, case.out
-        self.data = drawn(1, total, data.channels, data.rows, data.columns)
-        self.weight = drawn(2, case.filters, data.channels, case.window.rows, case.window.columns)
+        seen, made = (total, data.channels, data.rows, data.columns), (total, out.channels, out.rows, out.columns)
+        filters = case.filters, data.channels, case.window.rows, case.window.columns
+        self.data, self.weight, self.gradient, *others = (
+            held(vectors, drawn(seed, *shape))
+            for seed, shape in ((1, seen), (2, filters), (4, made), (5, made), (6, made), (7, seen), (8, seen))
+        )
         self.bias = drawn(3, case.filters)
-        self.gradient = drawn(4, total, out.channels, out.rows, out.columns)
-        self.added, self.masking = drawn(5, *self.gradient.shape), drawn(6, *self.gradient.shape)
+        # What is added and what masks: for the outputs, and for the gradient of the data.
+        self.added, self.masking, self.more, self.passing = others
         self.inputs = [tensor.double().requires_grad_() for tensor in (self.data, self.weight, self.bias)]
         self.made = functional.conv2d(
             self.inputs[0], self.inputs[1], self.inputs[2], case.window.stride, case.window.padding
@@ -100,14 +106,15 @@ class Convolution:
         case, bench = self.case, self.bench
         name, tiles = bench.emit(conv.forward, case.window, case.data, case.out, bias=bias, then=then)
         sources = self.data, self.added, self.masking
-        return self._sum(name, ranges or [(0, tiles)], *sources, self.bias if bias else None, then)
+        filters = bench.filters(self.weight, 1)
+        return self._sum(name, ranges or [(0, tiles)], *sources, filters, self.bias if bias else None, then)
 
     def backward_data(self, then: Epilogue, ranges: Sequence[tuple[int, int]] = ()) -> torch.Tensor:
         """As :meth:`forward`; the gradient of the data."""
         case, bench = self.case, self.bench
         name, tiles = bench.emit(conv.backward_data, case.window, case.out, case.data, then)
-        sources = self.gradient, drawn(7, *self.data.shape), drawn(8, *self.data.shape)
-        return self._sum(name, ranges or [(0, tiles)], *sources, None, then)
+        sources = self.gradient, self.more, self.passing
+        return self._sum(name, ranges or [(0, tiles)], *sources, bench.filters(self.weight, 0), None, then)
 
     def _sum(
         self,
@@ -116,13 +123,13 @@ class Convolution:
         source: torch.Tensor,
         added: torch.Tensor,
         masking: torch.Tensor,
+        weight: Memory,
         bias: torch.Tensor | None,
         then: Epilogue,
     ) -> torch.Tensor:
         bench = self.bench
         data, more, mask = (bench.blocked(each) for each in (source, added, masking))
-        weight, shift = bench.copied(self.weight), 0 if bias is None else bench.copied(bias)
-        out = bench.memory(*more.shape)
+        out, shift = bench.block(*more.shape), 0 if bias is None else bench.copied(bias)
         for block, (first, last) in product(range(self.blocks), ranges):
             used = more[block] if then.add else 0, mask[block] if then.mask else 0
             bench.call(name, data[block], weight, out[block], shift, *used, first, last)
@@ -139,9 +146,9 @@ class Convolution:
             bench.call(name, data, gradient, result, first, last, number(self.blocks), used)
         return result, shift
 
-    def _with_spare_block(self, tensor: torch.Tensor) -> Array:
+    def _with_spare_block(self, tensor: torch.Tensor) -> Memory:
         blocks = self.bench.blocked(tensor)
-        whole = self.bench.memory(len(blocks) + 1, *blocks.shape[1:])
+        whole = self.bench.block(len(blocks) + 1, *blocks.shape[1:])
         whole[:-1] = blocks
         return whole
 
@@ -173,33 +180,39 @@ def test_a_convolution_worked_out_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("vectors", "case"),
-    [*product(KINDS[:1], CASES), *product(KINDS[1:3], [CASES[place] for place in (0, 3, 6, 8, 9, 10, 12)])],
+    [
+        *product(KINDS[:1], CASES),
+        *product(KINDS[1:3], [CASES[place] for place in (0, 3, 6, 8, 9, 10, 12)]),
+        *(pytest.param(BF16, CASES[place], marks=needs_bf16) for place in (0, 3, 6, 8, 10, 11, 12, 15)),
+    ],
     ids=str,
 )
 def test_a_convolution_and_its_gradients_are_those_of_pytorch(vectors: Vectors, case: Case) -> None:
     convolution = Convolution(case, vectors)
     tiles_of(convolution)  # all are compiled together
     of_data, of_weight, of_bias = convolution.gradients
-    assert error(convolution.forward(bias=True, then=PLAIN), convolution.expected) <= TOLERANCE
-    assert error(convolution.backward_data(PLAIN), of_data) <= TOLERANCE
+    assert error(convolution.forward(bias=True, then=PLAIN), convolution.expected) <= tolerance(vectors)
+    assert error(convolution.backward_data(PLAIN), of_data) <= tolerance(vectors)
     weight, bias = convolution.backward_weight(bias=True)
     assert error(weight, of_weight) <= TOLERANCE
     assert error(bias, of_bias) <= TOLERANCE
 
 
-def test_a_convolution_of_many_channels_keeps_its_precision() -> None:
-    convolution = Convolution(Case(Window(3, 3, padding=1), Plane(131, 6, 6), 17))
+@each_width
+def test_a_convolution_of_many_channels_keeps_its_precision(vectors: Vectors) -> None:
+    convolution = Convolution(Case(Window(3, 3, padding=1), Plane(131, 6, 6), 17), vectors)
     tiles_of(convolution)
-    assert error(convolution.forward(bias=True, then=PLAIN), convolution.expected) <= 1e-5
-    assert error(convolution.backward_data(PLAIN), convolution.gradients[0]) <= 1e-5
+    assert error(convolution.forward(bias=True, then=PLAIN), convolution.expected) <= tolerance(vectors, 1e-5)
+    assert error(convolution.backward_data(PLAIN), convolution.gradients[0]) <= tolerance(vectors, 1e-5)
     assert error(convolution.backward_weight(bias=True)[0], convolution.gradients[1]) <= 1e-5
 
 
+@each_width
 @pytest.mark.parametrize("case", [CASES[3], CASES[10]], ids=str)
-def test_without_a_bias_none_is_read_or_written(case: Case) -> None:
-    convolution = Convolution(case)
+def test_without_a_bias_none_is_read_or_written(case: Case, vectors: Vectors) -> None:
+    convolution = Convolution(case, vectors)
     shift = convolution.bias.double()[:, None, None]
-    assert error(convolution.forward(bias=False, then=PLAIN), convolution.expected - shift) <= TOLERANCE
+    assert error(convolution.forward(bias=False, then=PLAIN), convolution.expected - shift) <= tolerance(vectors)
     weight, bias = convolution.backward_weight(bias=False)
     assert error(weight, convolution.gradients[1]) <= TOLERANCE
     assert np.isnan(bias).all()
@@ -215,21 +228,31 @@ def finished(total: torch.Tensor, then: Epilogue, added: torch.Tensor, masking: 
 EPILOGUES = [Epilogue(add=add, relu=relu, mask=mask) for add, relu, mask in product((False, True), repeat=3)]
 
 
-@pytest.mark.parametrize("vectors", [KINDS[0], KINDS[3]], ids=str)
+@pytest.mark.parametrize(
+    ("vectors", "case"),
+    [(KINDS[0], CASES[2]), (KINDS[3], CASES[2]), pytest.param(BF16, CASES[8], marks=needs_bf16)],
+    ids=str,
+)
 @pytest.mark.parametrize("then", EPILOGUES, ids=str)
-def test_sums_are_finished_before_they_are_stored(then: Epilogue, vectors: Vectors) -> None:
-    convolution = Convolution(CASES[2], vectors)
+def test_sums_are_finished_before_they_are_stored(then: Epilogue, vectors: Vectors, case: Case) -> None:
+    convolution = Convolution(case, vectors)
     expected = finished(convolution.expected, then, convolution.added, convolution.masking)
-    assert error(convolution.forward(bias=True, then=then), expected) <= TOLERANCE
+    assert error(convolution.forward(bias=True, then=then), expected) <= tolerance(vectors)
 
 
-@pytest.mark.parametrize("case", [CASES[2], CASES[6], CASES[7], CASES[8]], ids=str)  # the last two see not all data
+@pytest.mark.parametrize(
+    ("vectors", "case"),
+    [
+        *product([WIDE], [CASES[2], CASES[6], CASES[7], CASES[8]]),  # the last two see not all data
+        *(pytest.param(BF16, case, marks=needs_bf16) for case in (CASES[8], CASES[12])),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("then", [Epilogue(add=True), Epilogue(mask=True), Epilogue(add=True, mask=True)], ids=str)
-def test_gradients_of_data_are_finished_before_they_are_stored(case: Case, then: Epilogue) -> None:
-    convolution = Convolution(case)
-    shape = convolution.data.shape
-    expected = finished(convolution.gradients[0], then, drawn(7, *shape), drawn(8, *shape))
-    assert error(convolution.backward_data(then), expected) <= TOLERANCE
+def test_gradients_of_data_are_finished_before_they_are_stored(then: Epilogue, vectors: Vectors, case: Case) -> None:
+    convolution = Convolution(case, vectors)
+    expected = finished(convolution.gradients[0], then, convolution.more, convolution.passing)
+    assert error(convolution.backward_data(then), expected) <= tolerance(vectors)
 
 
 def test_what_masks_lets_pass_only_what_is_positive() -> None:
@@ -245,7 +268,7 @@ def test_what_masks_lets_pass_only_what_is_positive() -> None:
 def divisions(draw: st.DrawFn) -> tuple[Convolution, list[list[tuple[int, int]]]]:
     """A convolution of many tiles, and for each kernel ranges that cover its tiles, in any order."""
     cases = [Case(Window(3, 3, padding=1), Plane(19, 5, 6), 23), Case(Window(3, 3), Plane(23, 14, 14), 38)]
-    convolution = Convolution(draw(st.sampled_from(cases)), draw(st.sampled_from(KINDS[:3])))
+    convolution = Convolution(draw(st.sampled_from(cases)), draw(st.sampled_from(HERE)))
     ranges = []
     for tiles in tiles_of(convolution):
         assert tiles > 1
@@ -278,10 +301,11 @@ def test_outputs_made_twice_are_finished_from_the_same_numbers() -> None:
     assert torch.equal(convolution.forward(bias=True, then=then, ranges=[(0, tiles)] * 2), once)
 
 
+@each_width
 @pytest.mark.parametrize("case", [CASES[2], CASES[3]], ids=str)  # few areas and many
-def test_only_the_blocks_that_are_there_count(case: Case) -> None:
-    convolution = Convolution(case)
-    one = slice(0, WIDE.width)
+def test_only_the_blocks_that_are_there_count(case: Case, vectors: Vectors) -> None:
+    convolution = Convolution(case, vectors)
+    one = slice(0, vectors.width)
     of_one = torch.autograd.grad(convolution.made[one], convolution.inputs, convolution.gradient[one].double())
     convolution.blocks = 1
     weight, bias = convolution.backward_weight(bias=True)
@@ -302,13 +326,13 @@ def convolutions(draw: st.DrawFn) -> Case:
 
 
 @settings(max_examples=15)
-@given(convolutions(), st.sampled_from(KINDS))
+@given(convolutions(), st.sampled_from(HERE))
 def test_a_convolution_of_any_shape_is_that_of_pytorch(case: Case, vectors: Vectors) -> None:
     convolution = Convolution(case, vectors)
     tiles_of(convolution)
     of_data, of_weight, of_bias = convolution.gradients
-    assert error(convolution.forward(bias=True, then=PLAIN), convolution.expected) <= TOLERANCE
-    assert error(convolution.backward_data(PLAIN), of_data) <= TOLERANCE
+    assert error(convolution.forward(bias=True, then=PLAIN), convolution.expected) <= tolerance(vectors)
+    assert error(convolution.backward_data(PLAIN), of_data) <= tolerance(vectors)
     weight, bias = convolution.backward_weight(bias=True)
     assert error(weight, of_weight) <= TOLERANCE
     assert error(bias, of_bias) <= TOLERANCE

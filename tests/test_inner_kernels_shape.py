@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from blocks import KINDS
+from blocks import BF16, KINDS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bptcnn.inner.kernels.conv import alike, output_tile
-from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, backward_taps, forward_taps
+from bptcnn.inner.kernels.conv import output_tile
+from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, alike, backward_taps, forward_taps
 from bptcnn.inner.kernels.weights import weight_tile
 
 Meetings = list[tuple[int, int, int]]
@@ -80,7 +80,7 @@ def test_tiles_of_columns_cover_all_and_know_what_they_see(shape: tuple[int, int
 planes = st.builds(Plane, st.integers(1, 200), st.integers(1, 40), st.integers(1, 40))
 
 
-@given(filters(), planes, st.sampled_from(KINDS), st.booleans())
+@given(filters(), planes, st.sampled_from([*KINDS, BF16]), st.booleans())
 def test_a_tile_of_outputs_fits_the_registers(
     shape: tuple[int, int, int, int], out: Plane, vectors: Vectors, forward: bool
 ) -> None:
@@ -91,10 +91,10 @@ def test_a_tile_of_outputs_fits_the_registers(
     assert 1 <= columns <= max(taps.count(out.columns) for taps in across)
     if (channels, columns) != (1, 1):
         inputs = max(len({t.step * x + o for x in range(columns) for o in t.offsets}) for t in across)
-        assert channels * columns + inputs + 1 <= vectors.registers
+        assert vectors.parts * (channels * columns + inputs) + 1 <= vectors.registers
 
 
-@given(filters(), st.integers(1, 7), planes, st.integers(1, 200), st.sampled_from(KINDS))
+@given(filters(), st.integers(1, 7), planes, st.integers(1, 200), st.sampled_from([*KINDS, BF16]))
 def test_a_tile_of_weights_fits_the_registers_and_divides_the_filters(
     shape: tuple[int, int, int, int], columns: int, data: Plane, num_filters: int, vectors: Vectors
 ) -> None:

@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from blocks import needs_bf16
 from torch import nn
 from torch.nn import functional
 
@@ -17,6 +18,7 @@ from bptcnn.inner import TrainStep
 from bptcnn.inner.compiled import Compiled
 from bptcnn.inner.eager import Eager
 from bptcnn.inner.lanes import Lanes
+from bptcnn.inner.machine.hardware import Simd
 from bptcnn.inner.plan import Gradients, plan
 from bptcnn.inner.step import gradients
 from bptcnn.models import ModelConfig, build
@@ -133,22 +135,51 @@ def test_gradients_cleared_by_the_user_do_no_harm() -> None:
     assert last < first
 
 
-def test_bf16_and_unknown_layers_are_left_to_pytorch() -> None:
+def test_unknown_layers_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bptcnn.inner.plan.BUDGET_S", 0.2)
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(400, 4))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     step = TrainStep(network, functional.cross_entropy, optimizer, (IMAGES, LABELS), num_lanes=1)
     assert "GELU" in step.plan.rows[0].note
     assert step(IMAGES, LABELS).item() > step(IMAGES, LABELS).item()
-    half = TrainStep(lenet(), functional.cross_entropy, optimizer, (IMAGES, LABELS), precision="bf16", num_lanes=1)
-    assert half.plan.rows[0].note == "bf16 is left to PyTorch"
-    assert half(IMAGES, LABELS).dtype == torch.float32
 
 
-def test_workers_compile_by_rule() -> None:
+@pytest.mark.parametrize("multiplied", [pytest.param(True, marks=needs_bf16), False])
+def test_bf16_is_left_to_pytorch_only_where_no_core_multiplies_it(
+    multiplied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BPTCNN_CACHE", str(tmp_path))  # of a machine that is another one in half of the cases
+    monkeypatch.setattr("bptcnn.inner.plan.BUDGET_S", 0.2)
+    if not multiplied:
+        monkeypatch.setattr("bptcnn.inner.compiled.host_simd", lambda: Simd(16, 32, bf16=False))
+    network = lenet()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    step = TrainStep(network, functional.cross_entropy, optimizer, (IMAGES, LABELS), precision="bf16", num_lanes=1)
+    compiled, *others = step.plan.rows
+    assert compiled.name == "compiled"
+    assert (compiled.samples_per_s > 0) is multiplied
+    assert ("no products of bfloat16" in compiled.note) is not multiplied
+    assert not any(row.note for row in others)
+    first = step(IMAGES, LABELS)
+    assert first.dtype == step.scores.dtype == torch.float32
+    assert first.item() > step(IMAGES, LABELS).item()
+    assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+
+
+def test_workers_compile_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(gradients(lenet(), (1, 12, 12), 32, "fp32", 1), Compiled)
-    assert gradients(lenet(), (1, 12, 12), 32, "bf16", 1) is None
     assert gradients(lenet(), (1, 12, 12), 1, "fp32", 1) is None
     assert gradients(nn.Sequential(nn.Flatten(), nn.Linear(144, 4), nn.GELU()), (1, 12, 12), 32, "fp32", 1) is None
+    monkeypatch.setattr("bptcnn.inner.compiled.host_simd", lambda: Simd(16, 32, bf16=False))
+    assert gradients(lenet(), (1, 12, 12), 32, "bf16", 1) is None
+
+
+@needs_bf16
+def test_workers_compile_bf16_for_batches_that_fill_half_a_block() -> None:
+    compiled = gradients(lenet(), (1, 12, 12), 16, "bf16", 1)
+    assert isinstance(compiled, Compiled)
+    assert compiled.capacity == 32
+    assert gradients(lenet(), (1, 12, 12), 15, "bf16", 1) is None
 
 
 def test_the_step_of_the_readme_trains() -> None:

@@ -210,13 +210,14 @@ class Kernel(Function):
         return self.intrinsic("llvm.fma", a, b, c)
 
     def maximum(self, a: Value, b: Value) -> Value:
-        """The larger in each lane.
+        """The larger in each lane, or what is no number.
 
         Args:
             a: a vector.
-            b: another; taken where they are equal or no numbers.
+            b: another; taken where they are equal.
         """
-        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
+        taken = self.builder.or_(self.builder.fcmp_ordered(">", a, b), self.builder.fcmp_unordered("uno", a, a))
+        return self.builder.select(taken, a, b)
 
     def rectified(self, value: Value) -> Value:
         """ReLU; what is no number stays so, for it must not be hidden from the loss."""
@@ -224,14 +225,14 @@ class Kernel(Function):
         return self.builder.select(self.builder.fcmp_ordered(">", zero, value), zero, value)
 
     def masked(self, value: Value, by: Value) -> Value:
-        """Numbers where others are positive, else zero.
+        """Numbers, but zero where others are not positive; where those are no numbers, nothing is hidden.
 
         Args:
             value: the numbers.
             by: the others.
         """
         zero = filled(value.type, 0.0)
-        return self.builder.select(self.builder.fcmp_ordered(">", by, zero), value, zero)
+        return self.builder.select(self.builder.fcmp_ordered("<=", by, zero), zero, value)
 
     def total(self, vector: Value) -> Value:
         """The sum over the lanes, always in the same order."""
