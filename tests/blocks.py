@@ -22,13 +22,16 @@ Memory = npt.NDArray[Any]
 KINDS = tuple(Vectors(width, registers) for width, registers in ((16, 32), (8, 16), (4, 32), (4, 16)))
 """AVX-512, AVX, NEON, SSE: all are compiled on any machine, as more or fewer instructions."""
 
+GROUPS = (Vectors(16, 32, channels=4), Vectors(16, 32, channels=2), Vectors(8, 16, channels=4))
+"""Several channels in a register, each of few samples."""
+
 BF16 = Vectors(16, 32, bf16=True)
 
 needs_bf16 = pytest.mark.skipif(not host_simd().bf16, reason="no products of bfloat16: LLVM would end the process")
 
 IF_BF16 = pytest.param(BF16, marks=needs_bf16)
 
-HERE = (*KINDS, BF16) if host_simd().bf16 else KINDS
+HERE = (*KINDS, GROUPS[0], BF16) if host_simd().bf16 else (*KINDS, GROUPS[0])
 """All that this machine runs."""
 
 _GUARD = 64
@@ -102,7 +105,11 @@ class Bench:
             weight: [out, in, rows, columns].
             channels: over which dimension they sum up.
         """
-        return self.packed(paired(weight, channels)) if self._simd.bf16 else self.copied(weight)
+        if self._simd.bf16:
+            return self.packed(paired(weight, channels))
+        if 1 < self._simd.channels <= weight.shape[1 - channels]:
+            return self.copied(weight.movedim((channels, 1 - channels), (0, -1)))
+        return self.copied(weight)
 
     def call(self, name: str, *arguments: Memory | int) -> None:
         """Run a kernel."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from blocks import BF16, IF_BF16, needs_bf16, tolerance
+from blocks import BF16, GROUPS, IF_BF16, needs_bf16, tolerance
 from torch import nn
 from torch.nn import functional
 
@@ -100,6 +100,8 @@ CASES = [
     pytest.param(zoo("resnet8"), (1, 8, 8), 7, id="resnet8, less than a block"),
     pytest.param(zoo("resnet18"), (3, 8, 8), 20, id="resnet18, ragged"),
     pytest.param(branches, (2, 6, 6), 32, id="branches"),
+    pytest.param(zoo("lenet5"), (1, 12, 12), 1, id="lenet5, one sample"),
+    pytest.param(zoo("resnet18"), (3, 64, 64), 5, id="resnet18 with pooling, few samples"),
 ]
 
 
@@ -166,7 +168,9 @@ def test_bfloat16_is_on_average_no_further_off_than_under_autocast(
 
 
 @pytest.mark.parametrize(
-    "vectors", [Vectors(4, 32), Vectors(8, 32), Vectors(16, 32), IF_BF16], ids=["4", "8", "16", "bf16"]
+    "vectors",
+    [Vectors(4, 32), Vectors(8, 32), Vectors(16, 32), GROUPS[0], IF_BF16],
+    ids=["4", "8", "16", "4 in groups", "bf16"],
 )
 @pytest.mark.parametrize("num_lanes", [1, 3, 6])
 def test_every_lane_count_gives_the_same_bits(vectors: Vectors, num_lanes: int) -> None:

@@ -9,7 +9,22 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 import torch
-from blocks import BF16, HERE, IF_BF16, KINDS, Bench, Memory, drawn, error, held, needs_bf16, number, samples, tolerance
+from blocks import (
+    BF16,
+    GROUPS,
+    HERE,
+    IF_BF16,
+    KINDS,
+    Bench,
+    Memory,
+    drawn,
+    error,
+    held,
+    needs_bf16,
+    number,
+    samples,
+    tolerance,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -23,7 +38,7 @@ WIDE = KINDS[0]
 PLAIN = Epilogue()
 TOLERANCE = 1e-6
 
-each_width = pytest.mark.parametrize("vectors", [WIDE, IF_BF16], ids=str)
+each_width = pytest.mark.parametrize("vectors", [WIDE, GROUPS[0], IF_BF16], ids=str)
 
 
 @dataclass(frozen=True)
@@ -183,6 +198,8 @@ def test_a_convolution_worked_out_by_hand() -> None:
     [
         *product(KINDS[:1], CASES),
         *product(KINDS[1:3], [CASES[place] for place in (0, 3, 6, 8, 9, 10, 12)]),
+        *product(GROUPS[:1], [*CASES[:3], *CASES[6:13]]),
+        *product(GROUPS[1:], [CASES[place] for place in (1, 2, 6, 11)]),
         *(pytest.param(BF16, CASES[place], marks=needs_bf16) for place in (0, 3, 6, 8, 10, 11, 12, 15)),
     ],
     ids=str,

@@ -7,14 +7,28 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from blocks import BF16, IF_BF16, KINDS, Bench, drawn, error, held, needs_bf16, number, samples, tolerance, values
+from blocks import (
+    BF16,
+    GROUPS,
+    IF_BF16,
+    KINDS,
+    Bench,
+    drawn,
+    error,
+    held,
+    needs_bf16,
+    number,
+    samples,
+    tolerance,
+    values,
+)
 from torch.nn import functional
 
 from bptcnn.inner.kernels import pointwise, pool
 from bptcnn.inner.kernels.shape import Plane, Vectors, Window
 from bptcnn.models.resnet import PadShortcut
 
-each_kind = pytest.mark.parametrize("vectors", [*KINDS[:3], IF_BF16], ids=str)
+each_kind = pytest.mark.parametrize("vectors", [*KINDS[:3], GROUPS[0], IF_BF16], ids=str)
 
 
 def few(seed: int, *shape: int) -> torch.Tensor:
