@@ -42,6 +42,10 @@ class WorkersConfig(Section):
     threads: int = Field(default=0, ge=0)
     """Threads of one worker; 0: the machine's cores divided by the workers on it."""
 
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where a worker trains; auto: on a GPU where PyTorch sees one, else on the CPU. Simulations, which repeat to the
+    last bit, use a GPU only if told to."""
+
     @model_validator(mode="after")
     def _one_speed_each(self) -> WorkersConfig:
         if self.speeds and len(self.speeds) != self.count:

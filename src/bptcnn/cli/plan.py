@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -16,6 +16,7 @@ def plan(
     classes: Annotated[int, typer.Option(min=1, help="Outputs of the network.")] = 10,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     lanes: Annotated[int, typer.Option(min=0, help="Cores to use; 0: all.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; auto: a GPU where PyTorch sees one.")] = "auto",
     trace: Annotated[
         Path | None, typer.Option(help="Write a step's tasks: .json for Perfetto, .svg as a picture.")
     ] = None,
@@ -28,6 +29,7 @@ def plan(
     from bptcnn.inner.account import account
     from bptcnn.inner.compiled import Compiled
     from bptcnn.inner.lanes import Lanes
+    from bptcnn.inner.machine.devices import Device, device_named
     from bptcnn.inner.machine.hardware import num_cores
     from bptcnn.inner.machine.memory import keep_memory
     from bptcnn.inner.plan import remembered
@@ -36,12 +38,15 @@ def plan(
 
     if precision not in ("fp32", "bf16"):
         raise ConfigError(f"--precision is {precision!r}: give fp32 or bf16")
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device is {device!r}: give auto, cpu or cuda")
+    where = device_named(cast("Device", device), key="--device")
     sides = shape.split("x")
     if len(sides) != 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise ConfigError(f"--shape is {shape!r}: give three numbers above 0, such as 3x32x32")
     channels, rows, columns = map(int, sides)
     keep_memory()
-    network = build(ModelConfig(name=model), (channels, rows, columns), classes, seed=0).train()
+    network = build(ModelConfig(name=model), (channels, rows, columns), classes, seed=0).train().to(where)
     example = torch.randn(batch, channels, rows, columns), torch.arange(batch) % classes
     made, winner = remembered(
         network,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from bptcnn.config import RunConfig
@@ -17,6 +18,7 @@ from bptcnn.outer.allocation import Plan
 from bptcnn.outer.coordinator import Setup
 
 Factory = ModelConfig | Callable[..., nn.Module]
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,13 @@ class Job:
         """Build the network; the same weights each time."""
         return build(self.model, self.train.shape, self.train.num_classes, self.config.seed)
 
-    def learner(self, network: nn.Module, num_lanes: int = 1) -> Learner:
+    def learner(self, network: nn.Module, num_lanes: int = 1, device: torch.device = CPU) -> Learner:
         """The arithmetic of one worker, on a network of its own.
 
         Args:
             network: the network.
             num_lanes: cores to use.
+            device: where to train.
         """
         config = self.config
         return Learner(
@@ -57,6 +60,7 @@ class Job:
             self.validation,
             batch_size=config.batch_size,
             num_lanes=num_lanes,
+            device=device,
         )
 
     def local_worker(self, learner: Learner | None) -> LocalWorker:

@@ -3,7 +3,8 @@
 A step is a network's layers (``graph``), written as kernel calls on blocks of samples and divided into tasks
 (``lowering``), which threads work off, critical path first (``tasks``, ``lanes``); the kernels are machine code made
 for this machine's vectors (``machine``, ``kernels``). What can't be compiled runs in PyTorch (``eager``). ``Learner``
-does a worker's arithmetic with it, ``LocalWorker`` keeps the leases, ``TrainStep`` is for those without a cluster.
+does a worker's arithmetic with it, on the CPU or a GPU (``cuda``), ``LocalWorker`` keeps the leases, ``TrainStep`` is
+for those without a cluster.
 """
 
 from bptcnn.inner.learner import Learner, accuracy_of

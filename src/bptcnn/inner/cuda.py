@@ -1,4 +1,4 @@
-"""A GPU's step: forward and backward recorded as one CUDA graph, and the weights moved by one kernel."""
+"""Loss and gradients of a network on a GPU, recorded as one CUDA graph."""
 
 from __future__ import annotations
 
@@ -8,24 +8,20 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
 from torch import nn
 
-from bptcnn.errors import ConfigError, UnsupportedError
-from bptcnn.inner.descent import is_watched
-from bptcnn.inner.eager import Eager, Loss, Precision, device_of
+from bptcnn.errors import UnsupportedError
+from bptcnn.inner.eager import Eager, Loss, Precision
+from bptcnn.inner.machine.devices import device_of
 
-Device = Literal["auto", "cpu", "cuda"]
 Outcome: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
 WARM_UP = 3
 """Steps before a recording, in which the libraries choose their kernels and take their memory."""
-
-_UNUSUAL = ("foreach", "fused", "maximize", "differentiable", "capturable")
-"""Options of an optimizer that somebody chose with care."""
 
 
 class Replay(Protocol):
@@ -125,12 +121,13 @@ def record(step: Callable[[], Outcome], device: torch.device) -> tuple[Replay, O
     """
     if device.type != "cuda":
         raise UnsupportedError(f"its weights are on the {device.type}, not on a GPU")
-    graph, here, aside = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
+    aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     aside.wait_stream(here)
     with torch.cuda.device(device), torch.cuda.stream(aside):
         for _ in range(WARM_UP):
             step()
-        # A recording that fails leaves PyTorch's allocator and random numbers in disorder: whatever waits is found here.
+        # A recording that fails leaves PyTorch's allocator and random numbers in disorder: who waits is found here.
         with _waiting_forbidden():
             step()
         # Other threads, such as one that pins batches, may go on with what would end a recording of all threads.
@@ -138,65 +135,6 @@ def record(step: Callable[[], Outcome], device: torch.device) -> tuple[Replay, O
             outcome = step()
     here.wait_stream(aside)
     return graph, outcome
-
-
-def fuse(optimizer: torch.optim.Optimizer) -> bool:
-    """Let an optimizer of PyTorch move all weights on a GPU in one kernel, with the same rule and state.
-
-    By default it reads and writes all weights once for each operation of its rule. Left alone is whatever somebody
-    chose with care: hooks, other classes, options of that kind, weights elsewhere.
-
-    Args:
-        optimizer: may be anything.
-
-    Returns:
-        Whether it was changed.
-
-    Example:
-        >>> fuse(torch.optim.SGD([torch.zeros(2, requires_grad=True)]))
-        False
-    """
-    if type(optimizer) not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW) or is_watched(optimizer):
-        return False
-    groups: list[dict[str, Any]] = optimizer.param_groups
-    states = [(weight, optimizer.state.get(weight, {})) for group in groups for weight in group["params"]]
-    if any(group.get(name) for group in groups for name in _UNUSUAL) or not all(_is_plain(group) for group in groups):
-        return False
-    if not all(_on_gpu(weight) and _lie_alike(weight, state) for weight, state in states):
-        return False
-    for group in groups:
-        group["fused"] = True
-    for weight, state in states:
-        if isinstance(state.get("step"), torch.Tensor):  # the kernel counts Adam's steps itself
-            state["step"] = state["step"].to(weight.device, torch.float32)
-    return True
-
-
-def device_named(name: Device, worker: int = 0, *, key: str = "workers.device") -> torch.device:
-    """Find the device that is meant.
-
-    Args:
-        name: ``auto`` is a GPU where PyTorch sees one, else the CPU.
-        worker: its number; workers take the GPUs of a machine in turns.
-        key: how the user set it.
-
-    Returns:
-        The device.
-
-    Raises:
-        ConfigError: there is no GPU.
-
-    Example:
-        >>> device_named("cpu")
-        device(type='cpu')
-    """
-    count = torch.cuda.device_count() if name != "cpu" and torch.cuda.is_available() else 0
-    if name == "cuda" and not count:
-        raise ConfigError(
-            f"{key} = 'cuda' but PyTorch {torch.__version__} sees no GPU on this machine: give 'cpu' or 'auto', "
-            "or install a PyTorch for CUDA and the GPU's driver"
-        )
-    return torch.device("cuda", worker % count) if count else torch.device("cpu")
 
 
 @contextmanager
@@ -236,22 +174,3 @@ def _gradient(parameter: nn.Parameter) -> torch.Tensor:
 
 def _alike(tensor: torch.Tensor, other: torch.Tensor) -> bool:
     return tensor.shape == other.shape and tensor.dtype == other.dtype
-
-
-def _is_plain(group: dict[str, Any]) -> bool:
-    chosen = any(group.get(name) is not None for name in ("foreach", "fused"))
-    return not chosen and isinstance(group["lr"], float | int)
-
-
-def _on_gpu(weight: torch.Tensor) -> bool:
-    return weight.is_cuda and weight.is_floating_point()
-
-
-def _lie_alike(weight: torch.Tensor, state: dict[str, Any]) -> bool:
-    """Whether weight, gradient and state can be gone through side by side, which the fused kernels ask for."""
-    tensors = [weight.grad, *state.values()]
-    return all(
-        tensor.stride() == weight.stride()
-        for tensor in tensors
-        if isinstance(tensor, torch.Tensor) and tensor.shape == weight.shape
-    )

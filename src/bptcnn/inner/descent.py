@@ -68,6 +68,13 @@ class Descent:
         return self._rules.get(id(weight))
 
 
+def is_watched(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether somebody wants to be called at an optimizer's steps, or has put a step of their own in their place."""
+    own_step = optimizer.__dict__.get("step")
+    wrapped = own_step is not None and not getattr(own_step, "_wrapped_by_lr_sched", False)
+    return wrapped or bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+
+
 UNUSUAL = ("dampening", "maximize", "differentiable")
 """Options of an optimizer that are left to PyTorch."""
 
@@ -108,12 +115,10 @@ class SgdOptimizer:
 
     def _is_plain(self) -> bool:
         """Whether a step is no more than the rule: nothing that few people use, nobody who wants to be called."""
-        optimizer, own_step = self._optimizer, self._optimizer.__dict__.get("step")
+        optimizer = self._optimizer
         if type(optimizer) is not torch.optim.SGD:
             return False
-        wanted = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-        wrapped = own_step is not None and not getattr(own_step, "_wrapped_by_lr_sched", False)
-        return not (wanted or wrapped) and all(
+        return not is_watched(optimizer) and all(
             isinstance(group["lr"], float | int) and not any(group[name] for name in UNUSUAL)
             for group in optimizer.param_groups
         )

@@ -8,12 +8,14 @@ from typing import Literal
 import torch
 from torch import nn
 
+from bptcnn.inner.machine.devices import device_of
+
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Precision = Literal["fp32", "bf16"]
 
 
 class Eager:
-    """A network's forward and backward pass by PyTorch, on its own threads.
+    """A network's forward and backward pass by PyTorch, on its own threads or on a GPU.
 
     Args:
         module: the network; gradients are written to its parameters' ``grad``.
@@ -37,19 +39,24 @@ class Eager:
         """Compute loss and gradients.
 
         Args:
-            images: a batch.
-            labels: whatever ``loss`` takes.
+            images: a batch; moved to where the weights are if that is a GPU.
+            labels: whatever ``loss`` takes; likewise.
             loss: of scores and labels.
 
         Returns:
             The loss, and the scores in float32.
         """
+        device = device_of(self._module)
+        if device.type != "cpu":  # from pinned memory, this returns at once
+            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         if self._channels_last and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         for parameter in self._module.parameters():
             if parameter.grad is not None:
                 parameter.grad.zero_()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bf16):
+        # Weights that are kept in bf16 between two forward passes would be old ones in a recorded step.
+        keep = None if device.type == "cpu" else False
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._bf16, cache_enabled=keep):
             scores = self._module(images).float()
         value = loss(scores, labels)
         value.backward()  # type: ignore[no-untyped-call]

@@ -14,13 +14,17 @@ from torch.optim.sgd import sgd
 
 from bptcnn.data import Batch, Samples
 from bptcnn.errors import DataError, DivergedError, ModelError
+from bptcnn.inner.compiled import Compiled
 from bptcnn.inner.descent import Descent
 from bptcnn.inner.eager import Eager, Precision
+from bptcnn.inner.machine.devices import device_of
 from bptcnn.inner.optimizer import OptimizerConfig
-from bptcnn.inner.step import gradients
+from bptcnn.inner.plan import Gradients
+from bptcnn.inner.step import gradients, on_gpu
 from bptcnn.models import FlatModel
 
 Vector = npt.NDArray[np.float32]
+CPU = torch.device("cpu")
 
 
 class StepResult(NamedTuple):
@@ -40,7 +44,8 @@ class Learner:
         precision: ``bf16`` runs forward and backward under autocast; weights stay float32.
         validation: a held-out subset on which Q is measured; None to use the training batches.
         batch_size: usual samples of a step.
-        num_lanes: cores to use.
+        num_lanes: cores to use; of no meaning on a GPU.
+        device: where to train; the network is moved there.
 
     Example:
         >>> from bptcnn.data import DataConfig, load
@@ -60,9 +65,16 @@ class Learner:
         *,
         batch_size: int = 32,
         num_lanes: int = 1,
+        device: torch.device = CPU,
     ) -> None:
-        self.flat = FlatModel(module)
-        self._compiled = gradients(module, samples.shape, batch_size, precision, num_lanes)
+        self.flat = FlatModel(module.to(device))
+        self._compiled: Compiled | None = None
+        self._on_gpu: Gradients | None = None
+        if device.type == "cuda":
+            self._num_outputs = _num_outputs(module, samples.shape, device)
+            self._on_gpu = on_gpu(module.train(), samples.shape, batch_size, precision)
+        else:
+            self._compiled = gradients(module, samples.shape, batch_size, precision, num_lanes)
         self._eager = Eager(module, precision)
         self._samples = samples
         self._validation = validation
@@ -93,7 +105,12 @@ class Learner:
         batch = self._samples.batch(indices, epoch)
         self.flat.module.train()
         compiled = self._compiled if self._compiled and len(indices) <= self._compiled.capacity else None
-        if compiled is not None and compiled.knows(functional.cross_entropy, batch.labels):
+        if self._on_gpu is not None:
+            _check_labels(batch.labels, self._num_outputs)  # here, as they would end every later call to the GPU
+            loss, scores = self._on_gpu(batch.images, batch.labels, functional.cross_entropy)
+            value = _finite(loss, batch, indices, lr)
+            self._descend(lr)
+        elif compiled is not None and compiled.knows(functional.cross_entropy, batch.labels):
             numbers = self._optimizer
             self._descent.set(0, lr=lr, momentum=numbers.momentum, weight_decay=numbers.weight_decay)
             loss, scores = compiled(batch.images, batch.labels, functional.cross_entropy, self._descent)
@@ -103,7 +120,7 @@ class Learner:
             value = _finite(loss, batch, indices, lr)
             self._descend(lr)
         self._ahead = True
-        correct = int((scores.argmax(1) == batch.labels).sum())
+        correct = int((scores.argmax(1).cpu() == batch.labels).sum())
         return StepResult(value * len(indices), correct)
 
     @torch.no_grad()
@@ -136,7 +153,7 @@ class Learner:
         else:
             correction = weights - self._base
             correction -= self._pushed
-            self.flat.vector.add_(torch.from_numpy(correction))
+            self.flat.vector.add_(torch.from_numpy(correction).to(self.flat.vector))
         self._base, self._pushed = weights, None
 
     def difference(self) -> Vector:
@@ -149,7 +166,7 @@ class Learner:
             DivergedError: some weight is no longer finite.
         """
         assert self._pushed is None, "one push is answered before the next is sent"
-        delta: Vector = self.flat.vector.numpy() - self._base
+        delta: Vector = self.flat.vector.cpu().numpy() - self._base
         if not isfinite(float(np.dot(delta, delta))):
             raise DivergedError("the weights are no longer finite")
         self._pushed, self._ahead = delta, False
@@ -167,12 +184,22 @@ class Learner:
 
 
 def _cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    highest = int(labels.max())
-    if highest >= scores.shape[1]:
-        raise ModelError(
-            f"label {highest} lies beyond the model's {scores.shape[1]} outputs: give the model an output per class"
-        )
+    _check_labels(labels, scores.shape[1])
     return functional.cross_entropy(scores, labels)
+
+
+def _check_labels(labels: torch.Tensor, num_outputs: int) -> None:
+    highest = int(labels.max())
+    if highest >= num_outputs:
+        raise ModelError(
+            f"label {highest} lies beyond the model's {num_outputs} outputs: give the model an output per class"
+        )
+
+
+def _num_outputs(module: nn.Module, images: tuple[int, int, int], device: torch.device) -> int:
+    with torch.inference_mode():
+        scores: torch.Tensor = module.eval()(torch.zeros(1, *images, device=device))
+    return scores.shape[1]
 
 
 def _finite(loss: torch.Tensor, batch: Batch, indices: npt.NDArray[np.int64], lr: float) -> float:
@@ -199,9 +226,9 @@ def accuracy_of(module: nn.Module, samples: Samples, batch_size: int = 500) -> f
         The fraction of right answers, 0 to 1.
     """
     module.eval()
-    correct = 0
+    device, correct = device_of(module), 0
     with torch.inference_mode():
         for start in range(0, len(samples), batch_size):
             batch = samples.batch(np.arange(start, min(start + batch_size, len(samples))), 0)
-            correct += int((module(batch.images).argmax(1) == batch.labels).sum())
+            correct += int((module(batch.images.to(device)).argmax(1).cpu() == batch.labels).sum())
     return correct / len(samples)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Protocol
@@ -14,8 +15,10 @@ from torch import nn
 from bptcnn.errors import UnsupportedError
 from bptcnn.inner import cache
 from bptcnn.inner.compiled import Compiled, host_vectors
+from bptcnn.inner.cuda import Graphed
 from bptcnn.inner.eager import Eager, Loss, Precision
 from bptcnn.inner.lanes import Lanes
+from bptcnn.inner.machine.devices import device_of
 from bptcnn.inner.machine.hardware import fingerprint
 
 BUDGET_S = 3.0
@@ -58,19 +61,21 @@ class Plan:
 
 
 def candidates(
-    module: nn.Module, images: torch.Tensor, precision: Precision, lanes: Lanes
+    module: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], loss: Loss, precision: Precision, lanes: Lanes
 ) -> dict[str, Callable[[], Gradients]]:
-    """Ways of computing a step, the most promising first.
+    """Ways of computing a step where the network is, the most promising first.
 
     Args:
         module: the network.
-        images: an example of a batch.
+        batch: an example: images and labels.
+        loss: of scores and labels.
         precision: of the arithmetic.
         lanes: for the compiled one.
 
     Returns:
         How each is made, by its name.
     """
+    images = batch[0]
 
     def compiled() -> Gradients:
         if images.ndim != 4 or images.dtype != torch.float32:
@@ -78,8 +83,12 @@ def candidates(
         channels, rows, columns = images.shape[1:]
         return Compiled(module, (channels, rows, columns), len(images), lanes, host_vectors(precision))
 
+    def graph() -> Gradients:
+        return Graphed(module, batch, loss, precision)
+
+    best = {"cuda graph": graph} if device_of(module).type == "cuda" else {"compiled": compiled}
     return {
-        "compiled": compiled,
+        **best,
         "pytorch, channels last": lambda: Eager(module, precision, channels_last=True),
         "pytorch": lambda: Eager(module, precision),
     }
@@ -120,15 +129,18 @@ def plan(
             notes[name] = str(error)
     seconds: dict[str, list[float]] = {name: [] for name in made}
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    with torch.random.fork_rng(devices=[]):
+    device = device_of(module)
+    with _forked(device):
         for way in made.values():  # the first step touches memory for the first time and is no measure of those after
             way(*batch, loss)
+        _finish(device)
         started_s = clock()
         while clock() - started_s < budget_s:
             for name, way in made.items():
                 before_s = clock()
                 if before_s - started_s < budget_s:
                     way(*batch, loss)
+                    _finish(device)
                     seconds[name].append(clock() - before_s)
     for buffer, before in buffers:
         buffer.copy_(before)
@@ -137,6 +149,17 @@ def plan(
     rows = tuple(Row(name, round(speeds.get(name, 0.0), 1), notes.get(name, "")) for name in ways)
     winner = max(speeds, key=lambda name: speeds[name])
     return Plan(winner, rows), made[winner]
+
+
+def _forked(device: torch.device) -> AbstractContextManager[None]:
+    """Give back the random state, the GPU's too."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def _finish(device: torch.device) -> None:
+    """Wait for what was only handed to a GPU so far."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def remembered(
@@ -161,9 +184,10 @@ def remembered(
     Returns:
         The plan, and the winner.
     """
-    ways = candidates(module, batch[0], precision, lanes)
+    ways, device = candidates(module, batch, loss, precision, lanes), device_of(module)
+    gpu = (torch.cuda.get_device_name(device),) if device.type == "cuda" else ()
     threads = torch.get_num_threads()
-    parts = fingerprint(), str(module), tuple(batch[0].shape), precision, lanes.num_lanes, threads
+    parts = fingerprint(), *gpu, str(module), tuple(batch[0].shape), precision, lanes.num_lanes, threads
     known = None if again else cache.load(*parts)
     if known is not None and known.get("winner") in ways:
         try:

@@ -21,6 +21,7 @@ from bptcnn.engine.ray.server import Order, Report, ServerActor
 from bptcnn.engine.ray.signals import StopSignals
 from bptcnn.errors import BptcnnError, ClusterError
 from bptcnn.folder import RunFolder
+from bptcnn.inner.machine.devices import device_named
 from bptcnn.inner.machine.threads import one_thread
 from bptcnn.models import FlatModel
 from bptcnn.outer.messages import Dismiss, Evaluate, Evaluated, Finish, Replace
@@ -66,10 +67,11 @@ class RayEngine:
 
         Raises:
             ClusterError: the cluster cannot be reached, or the server does not come back.
+            ConfigError: the device that the user asked for is not there.
             RunFolderError: its folder cannot be written, or the newest checkpoint is damaged.
             TrainingError: network or data cannot be sent to other processes.
         """
-        self._check_folder()
+        self._check()
         self._began_s = time.monotonic()
         config = self._job.config
         with one_thread(), self._signals, cluster(self._address, config.workers.count) as num_machines:
@@ -84,11 +86,13 @@ class RayEngine:
         self._notices.conclude(summary)
         return Result(summary | {"setup_seconds": self._setup_s}, weights, tuple(self._notices.texts), self._error)
 
-    def _check_folder(self) -> None:
+    def _check(self) -> None:
         """Find out before anything is started that the run cannot go on."""
         newest = checkpoint.newest(self._folder.checkpoints_path)
         if newest is not None:
             checkpoint.load(newest)
+        if self._address is None and not ray.is_initialized():  # else workers are perhaps on better machines
+            device_named(self._job.config.workers.device)
 
     # ---------------------------------------------------------------------------------------- start
 

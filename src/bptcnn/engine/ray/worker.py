@@ -18,8 +18,9 @@ from bptcnn.engine.ray.failure import described
 from bptcnn.engine.ray.fate import die_with_parent
 from bptcnn.engine.ray.server import Answer
 from bptcnn.engine.translate import pushed, work
-from bptcnn.errors import DivergedError, WorkerError
+from bptcnn.errors import ConfigError, DivergedError, WorkerError
 from bptcnn.inner import LocalWorker, Throttle
+from bptcnn.inner.machine.devices import device_named
 from bptcnn.inner.machine.hardware import num_cores
 from bptcnn.inner.machine.memory import keep_memory
 from bptcnn.outer.messages import Refuse, Send
@@ -65,13 +66,15 @@ class WorkerActor:
         """Take part until the end.
 
         Raises:
+            ConfigError: the device that the user asked for is not there.
             WorkerError: the user's model or data set failed.
         """
         try:
-            self._learner = self._job.learner(self._job.network(), self._threads)
+            self._device = device_named(self._job.config.workers.device, self._worker)
+            self._learner = self._job.learner(self._job.network(), self._threads, self._device)
             self._stay(self._measure())
-        except ray.exceptions.RayError:
-            raise  # the server's, or Ray's own
+        except (ray.exceptions.RayError, ConfigError):
+            raise  # the server's, or Ray's own; or the user's, who is told in the same words
         except Exception as error:
             raise WorkerError(f"worker {self._worker} failed: {described(error)}") from error
 
@@ -126,7 +129,7 @@ class WorkerActor:
 
     def _measure(self) -> float:
         """Time a few steps on a copy of the network that is thrown away; samples/s."""
-        probe = self._job.learner(self._job.network(), self._threads)
+        probe = self._job.learner(self._job.network(), self._threads, self._device)
         indices = np.arange(min(self._job.config.batch_size, len(self._job.train)))
         for step in range(1 + PROBE_STEPS):
             if step == 1:

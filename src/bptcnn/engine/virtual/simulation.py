@@ -23,6 +23,7 @@ from bptcnn.engine.virtual.wires import Wires
 from bptcnn.errors import DivergedError
 from bptcnn.folder import RunFolder
 from bptcnn.inner import LocalWorker, accuracy_of
+from bptcnn.inner.machine.devices import Device, device_named
 from bptcnn.models import FlatModel
 from bptcnn.outer.messages import (
     Command,
@@ -62,6 +63,9 @@ class Simulation:
         link: the network between each worker and the server.
         faults: what goes wrong, and when.
         timing_only: leave the arithmetic out.
+
+    Raises:
+        ConfigError: the device that the user asked for is not there.
     """
 
     def __init__(
@@ -69,6 +73,10 @@ class Simulation:
     ) -> None:
         self._job, self._folder, self._observer = job, folder, observer
         self._timing_only = timing_only
+        # A GPU's sums have no fixed order, and its dropout is not seeded here: who wants that has to say so.
+        asked = job.config.workers.device
+        self._device: Device = "cpu" if timing_only or asked == "auto" else asked
+        device_named(self._device)  # which is there, or nothing is written
         self._clock = VirtualClock()
         self._model = FlatModel(job.network())
         self._wires = Wires(self._clock, link, 4 * self._model.num_weights, self._deliver)
@@ -203,7 +211,9 @@ class Simulation:
     # ------------------------------------------------------------------------------------ processes
 
     def _start_process(self, worker: int) -> None:
-        learner = None if self._timing_only else self._job.learner(self._job.network())
+        learner = None
+        if not self._timing_only:
+            learner = self._job.learner(self._job.network(), device=device_named(self._device, worker))
 
         def make_local() -> LocalWorker:
             if learner is not None:
