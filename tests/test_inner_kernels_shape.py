@@ -6,9 +6,8 @@ from blocks import BF16, KINDS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bptcnn.inner.kernels.conv import output_tile
 from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, alike, backward_taps, forward_taps
-from bptcnn.inner.kernels.weights import weight_tile
+from bptcnn.inner.kernels.tiling import output_tile, weight_tile
 
 Meetings = list[tuple[int, int, int]]
 

@@ -35,6 +35,9 @@ FLOPS_PER_S, BYTES_PER_S = 1e11, 1e10
 MANY = 1 << 10
 """Samples of a batch that fills any register."""
 
+COSTS = {1: 1.0, 2: 1.1, 4: 1.3, 8: 2.0, 16: 4.0}
+"""Time of a sample when so many channels share a register, about, where samples fill the rest."""
+
 
 class Compiled:
     """A network's forward and backward pass, compiled for batches up to some size.
@@ -216,20 +219,24 @@ def host_vectors(precision: Precision, batch: int = MANY) -> Vectors:
 
     Args:
         precision: of the numbers between the layers.
-        batch: usual samples of a step; of few samples, several channels share a register.
+        batch: usual samples of a step.
+
+    Returns:
+        In float32, several channels share a register where samples would fill it badly.
 
     Raises:
-        UnsupportedError: its cores can't multiply such numbers.
+        UnsupportedError: its cores can't multiply such numbers, or not so few.
     """
     simd = host_simd()
-    if precision == "bf16" and not simd.bf16:
-        raise UnsupportedError("the cores of this machine have no products of bfloat16 (AVX512-BF16)")
     if precision == "bf16":
-        return Vectors(simd.width, simd.registers, bf16=True)
-    channels = 1
-    while simd.width // channels > batch:
-        channels *= 2
-    return Vectors(simd.width, simd.registers, channels=channels)
+        vectors = Vectors(simd.width, simd.registers, bf16=True)
+        if not simd.bf16:
+            raise UnsupportedError("the cores of this machine have no products of bfloat16 (AVX512-BF16)")
+        if 2 * batch < vectors.width:
+            raise UnsupportedError(f"of bfloat16, batches of less than {vectors.width // 2} samples are not compiled")
+        return vectors
+    kinds = [Vectors(simd.width, simd.registers, channels=count) for count in COSTS if count <= simd.width]
+    return min(kinds, key=lambda kind: -(-batch // kind.width) * kind.width * COSTS[kind.channels])
 
 
 def _is_cross_entropy(loss: Loss) -> bool:

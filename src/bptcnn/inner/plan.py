@@ -81,7 +81,7 @@ def candidates(
         if images.ndim != 4 or images.dtype != torch.float32:
             raise UnsupportedError("its input is no batch of float32 images")
         channels, rows, columns = images.shape[1:]
-        return Compiled(module, (channels, rows, columns), len(images), lanes, host_vectors(precision))
+        return Compiled(module, (channels, rows, columns), len(images), lanes, host_vectors(precision, len(images)))
 
     def graph() -> Gradients:
         return Graphed(module, batch, loss, precision)

@@ -116,9 +116,7 @@ def gradients(
         Its step; None where PyTorch had better do it.
     """
     try:
-        vectors = host_vectors(precision)
-        if 2 * batch_size < vectors.width:
-            return None
+        vectors = host_vectors(precision, batch_size)
         return Compiled(module, images, round(SPARE_ROOM * batch_size), Lanes(num_lanes), vectors)
     except UnsupportedError:
         return None

@@ -17,7 +17,8 @@ from llvmlite import ir
 from bptcnn.inner.kernels.emit import F32, I32, Value
 from bptcnn.inner.kernels.groups import GroupKernel
 from bptcnn.inner.kernels.shape import Vectors
-from bptcnn.inner.kernels.vectors import Kernel, part, shuffled, splat
+from bptcnn.inner.kernels.shuffles import part, shuffled, splat
+from bptcnn.inner.kernels.vectors import Kernel
 
 I16 = ir.IntType(16)
 

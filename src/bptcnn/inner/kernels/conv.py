@@ -18,10 +18,8 @@ from llvmlite import ir
 from bptcnn.inner.kernels.bf16 import kernel_for
 from bptcnn.inner.kernels.emit import I64, Value, Variable
 from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, alike, backward_taps, forward_taps, tiles
+from bptcnn.inner.kernels.tiling import grouped, output_tile
 from bptcnn.inner.kernels.vectors import Kernel
-
-LATENCY = 8
-"""Independent multiply-adds that keep the units of a core busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,52 +116,9 @@ def backward_data(
     return _emit(kernel, spec, vectors)
 
 
-def grouped(vectors: Vectors, out: Plane) -> bool:
-    """Whether a kernel makes the sums of several channels at once, and reads a table of weights for it.
-
-    Args:
-        vectors: the registers and what they hold.
-        out: what it makes.
-    """
-    return 1 < vectors.channels <= out.channels
-
-
 def _side_by_side(out: Plane, size: int) -> tuple[int, int, int]:
     """Spans of a table in which the weights of the channels of ``out`` lie side by side."""
     return 1, out.channels * size, out.channels
-
-
-def output_tile(across: tuple[Taps, ...], out: Plane, vectors: Vectors) -> tuple[int, int]:
-    """The tile of channels (or groups) and columns that costs least: few are done twice, registers are used well.
-
-    Cost of a tile: its multiply-adds; at least its loads; at least what hides their latency. Its sums, the inputs that
-    one row of the filter sees, and a weight fit into the registers.
-
-    Args:
-        across: the filter's columns.
-        out: the outputs.
-        vectors: the registers and what they hold.
-
-    Example:
-        >>> output_tile(forward_taps(5, 1, 0), Plane(128, 10, 10), Vectors(16, 32))
-        (4, 5)
-    """
-    count = max(taps.count(out.columns) for taps in across)
-    group = vectors.channels if grouped(vectors, out) else 1
-
-    def cost(tile: tuple[int, int]) -> float:
-        c, x = tile
-        # A quarter of the loads is not hidden behind the multiply-adds.
-        one = max(vectors.parts * c * x, c + vectors.parts * x, LATENCY) + (c + vectors.parts * x) / 4
-        return tiles(out.channels, c * group) * tiles(count, x) * one
-
-    def registers(tile: tuple[int, int]) -> int:
-        c, x = tile
-        seen = max(len({taps.step * i + offset for i in range(x) for offset in taps.offsets}) for taps in across)
-        return vectors.parts * (c * x + seen) + 1
-
-    every = product(range(1, min(out.channels // group, 16) + 1), range(1, min(count, 16) + 1))
-    return min((tile for tile in every if registers(tile) <= vectors.registers or tile == (1, 1)), key=cost)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from llvmlite import ir
 
 from bptcnn.inner.kernels.emit import F32, I32, I64, Function, Value
 from bptcnn.inner.kernels.shape import Vectors
-from bptcnn.inner.kernels.vectors import splat
+from bptcnn.inner.kernels.shuffles import splat
 
 
 def sgd(module: ir.Module, name: str, vectors: Vectors, *, momentum: bool, nesterov: bool) -> None:

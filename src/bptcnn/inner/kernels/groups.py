@@ -16,7 +16,8 @@ from llvmlite import ir
 
 from bptcnn.inner.kernels.emit import F32, Value
 from bptcnn.inner.kernels.shape import Vectors
-from bptcnn.inner.kernels.vectors import Kernel, filled, part, shuffled
+from bptcnn.inner.kernels.shuffles import filled, part, shuffled
+from bptcnn.inner.kernels.vectors import Kernel
 
 
 class GroupKernel(Kernel):

@@ -7,7 +7,7 @@ from llvmlite import ir
 from bptcnn.inner.kernels.bf16 import kernel_for
 from bptcnn.inner.kernels.emit import I32, PTR, Value
 from bptcnn.inner.kernels.shape import Plane, Vectors, tiles
-from bptcnn.inner.kernels.vectors import shuffled, square
+from bptcnn.inner.kernels.shuffles import shuffled, square
 
 
 def pack(module: ir.Module, name: str, vectors: Vectors, data: Plane) -> None:

@@ -14,7 +14,7 @@ from llvmlite import ir
 from bptcnn.inner.kernels.bf16 import BF16, I16
 from bptcnn.inner.kernels.emit import F32, I32, I64, Function, Value
 from bptcnn.inner.kernels.shape import Vectors, tiles
-from bptcnn.inner.kernels.vectors import shuffled
+from bptcnn.inner.kernels.shuffles import shuffled
 
 CHUNK = 16
 """Pairs made at once."""

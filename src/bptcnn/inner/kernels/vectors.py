@@ -7,13 +7,14 @@ A *place* is one vector of it: a channel, a row and a column.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 from llvmlite import ir
 
 from bptcnn.inner.kernels.emit import F32, I32, Function, Term, Value
 from bptcnn.inner.kernels.shape import Vectors
+from bptcnn.inner.kernels.shuffles import filled, part, shuffled, splat
 
 
 class Kernel(Function):
@@ -239,74 +240,3 @@ class Kernel(Function):
         while (count := vector.type.count) > 1:
             vector = self.builder.fadd(*(part(self.builder, vector, half, count // 2) for half in (0, 1)))
         return self.builder.extract_element(vector, I32(0))
-
-
-def filled(kind: Value, number: float) -> Value:
-    """A vector of equal numbers.
-
-    Args:
-        kind: its type.
-        number: known now.
-    """
-    return ir.Constant(kind, [ir.Constant(F32, number)] * kind.count)
-
-
-def splat(builder: ir.IRBuilder, number: Value, count: int) -> Value:
-    """A vector of equal numbers.
-
-    Args:
-        builder: writes the instructions.
-        number: the number.
-        count: how many.
-    """
-    undefined = ir.Constant(ir.VectorType(number.type, count), ir.Undefined)
-    return shuffled(builder, builder.insert_element(undefined, number, I32(0)), undefined, [0] * count)
-
-
-def part(builder: ir.IRBuilder, vector: Value, index: int, count: int) -> Value:
-    """A part of a vector.
-
-    Args:
-        builder: writes the instructions.
-        vector: the whole.
-        index: which of its equal parts.
-        count: numbers of a part.
-    """
-    return shuffled(builder, vector, vector, range(index * count, (index + 1) * count))
-
-
-def shuffled(builder: ir.IRBuilder, one: Value, other: Value, order: Sequence[int]) -> Value:
-    """Numbers of two vectors in some order.
-
-    Args:
-        builder: writes the instructions.
-        one: the vector whose numbers are counted from 0 on.
-        other: the vector whose numbers follow.
-        order: which number comes at each place.
-    """
-    return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(I32, len(order)), list(order)))
-
-
-def square(function: Function, corner: Value, span: int, count: int) -> list[Value]:
-    """The columns of a square of numbers: halves change places, then quarters, and so on.
-
-    Args:
-        function: in which they are loaded.
-        corner: the first number.
-        span: numbers from one row to the next.
-        count: rows and columns, a power of 2.
-    """
-    kind = ir.VectorType(F32, count)
-    rows = [function.builder.load(function.at(corner, row * span), typ=kind, align=4) for row in range(count)]
-    half = count // 2
-    while half:
-        low, high = (
-            [index if not index & half else index - half + count for index in range(count)],
-            [index + half if not index & half else index + count for index in range(count)],
-        )
-        for row in range(count):
-            if not row & half:
-                pair = rows[row], rows[row + half]
-                rows[row], rows[row + half] = (shuffled(function.builder, *pair, order) for order in (low, high))
-        half //= 2
-    return rows

@@ -12,9 +12,9 @@ from itertools import product
 from llvmlite import ir
 
 from bptcnn.inner.kernels.bf16 import kernel_for
-from bptcnn.inner.kernels.conv import LATENCY
 from bptcnn.inner.kernels.emit import F32, I64, Value
-from bptcnn.inner.kernels.shape import Plane, Vectors, Window, alike, forward_taps, tiles
+from bptcnn.inner.kernels.shape import Plane, Vectors, Window, alike, forward_taps
+from bptcnn.inner.kernels.tiling import weight_group, weight_tile
 from bptcnn.inner.kernels.vectors import Kernel
 
 
@@ -62,7 +62,7 @@ def backward_weight(
     Returns:
         Tiles of output channels: what the work can be divided by.
     """
-    kernel = kernel_for(module, name, vectors, grouped=_group(vectors, gradient) > 1)
+    kernel = kernel_for(module, name, vectors, grouped=weight_group(vectors, gradient) > 1)
     outs, ins = weight_tile(window, data, gradient, vectors)
     # Sums over few areas go on over all blocks, for the final sum over a vector's lanes costs as much as some areas do;
     # over many areas they end with a block, whose data then stays in the cache for all channels.
@@ -91,43 +91,6 @@ def backward_weight(
 
 MANY_AREAS = 128
 """Areas of a map from which on each block's sums are added to the gradient on their own."""
-
-
-def weight_tile(window: Window, data: Plane, gradient: Plane, vectors: Vectors) -> tuple[int, int]:
-    """Output channels (or groups) and input channels of a tile; the first divides its whole: none is written twice.
-
-    Args:
-        window: of the convolution.
-        data: what it saw.
-        gradient: of what it made.
-        vectors: the registers and what they hold.
-
-    Example:
-        >>> weight_tile(Window(5, 5), Plane(3, 32, 32), Plane(64, 28, 28), Vectors(16, 32))
-        (4, 1)
-    """
-    total = gradient.channels // _group(vectors, gradient)
-
-    def registers(tile: tuple[int, int]) -> int:
-        outs, ins = tile
-        return outs * ins * window.columns + ins * window.columns + 1
-
-    def cost(tile: tuple[int, int]) -> float:
-        outs, ins = tile
-        one = max(outs * ins * window.columns, outs + ins * window.columns, LATENCY) + 2
-        return total // outs * tiles(data.channels, ins) * one
-
-    candidates = [
-        (outs, ins)
-        for outs, ins in product(range(1, 13), range(1, min(data.channels, 12) + 1))
-        if total % outs == 0 and (registers((outs, ins)) <= vectors.registers or (outs, ins) == (1, 1))
-    ]
-    return min(candidates, key=cost)
-
-
-def _group(vectors: Vectors, gradient: Plane) -> int:
-    """Output channels whose sums a register holds: so many only if they divide the whole."""
-    return vectors.channels if gradient.channels % vectors.channels == 0 else 1
 
 
 def _tile(

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bptcnn.inner.graph.layers import Conv, Layer
-from bptcnn.inner.kernels import conv, tables
+from bptcnn.inner.kernels import tables
 from bptcnn.inner.kernels.shape import Vectors, tiles
+from bptcnn.inner.kernels.tiling import grouped
 from bptcnn.inner.lowering.buffers import Rows
 from bptcnn.inner.lowering.program import Call, ranges
 from bptcnn.inner.lowering.writer import Writer
@@ -34,9 +35,9 @@ class Filters:
                 self._backward[layer.out] = _Way(
                     tables.by_outputs, tiles(outs, 2), Rows(1, tiles(outs, 2) * ins * size)
                 )
-            if conv.grouped(vectors, layer.shape):
+            if grouped(vectors, layer.shape):
                 self._forward[layer.out] = _Way(tables.for_groups_forward, ins, Rows(1, outs * ins * size))
-            if conv.grouped(vectors, layer.data):
+            if grouped(vectors, layer.data):
                 self._backward[layer.out] = _Way(tables.for_groups_backward, outs, Rows(1, outs * ins * size))
 
     def forward(self, layer: Conv) -> int:

@@ -1,0 +1,95 @@
+"""How much a kernel holds in registers at a time. Pure."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, tiles
+
+LATENCY = 8
+"""Independent multiply-adds that keep the units of a core busy."""
+
+
+def grouped(vectors: Vectors, out: Plane) -> bool:
+    """Whether a kernel makes the sums of several channels at once, and reads a table of weights for it.
+
+    Args:
+        vectors: the registers and what they hold.
+        out: what it makes.
+    """
+    return 1 < vectors.channels <= out.channels
+
+
+def output_tile(across: tuple[Taps, ...], out: Plane, vectors: Vectors) -> tuple[int, int]:
+    """The tile of channels (or groups) and columns that costs least: few are done twice, registers are used well.
+
+    Cost of a tile: its multiply-adds; at least its loads; at least what hides their latency. Its sums, the inputs that
+    one row of the filter sees, and a weight fit into the registers.
+
+    Args:
+        across: the filter's columns.
+        out: the outputs.
+        vectors: the registers and what they hold.
+
+    Example:
+        >>> output_tile(forward_taps(5, 1, 0), Plane(128, 10, 10), Vectors(16, 32))
+        (4, 5)
+    """
+    count = max(taps.count(out.columns) for taps in across)
+    group = vectors.channels if grouped(vectors, out) else 1
+
+    def cost(tile: tuple[int, int]) -> float:
+        c, x = tile
+        # A quarter of the loads is not hidden behind the multiply-adds.
+        one = max(vectors.parts * c * x, c + vectors.parts * x, LATENCY) + (c + vectors.parts * x) / 4
+        return tiles(out.channels, c * group) * tiles(count, x) * one
+
+    def registers(tile: tuple[int, int]) -> int:
+        c, x = tile
+        seen = max(len({taps.step * i + offset for i in range(x) for offset in taps.offsets}) for taps in across)
+        return vectors.parts * (c * x + seen) + 1
+
+    every = product(range(1, min(out.channels // group, 16) + 1), range(1, min(count, 16) + 1))
+    return min((tile for tile in every if registers(tile) <= vectors.registers or tile == (1, 1)), key=cost)
+
+
+def weight_tile(window: Window, data: Plane, gradient: Plane, vectors: Vectors) -> tuple[int, int]:
+    """Output channels (or groups) and input channels of a tile; the first divides its whole: none is written twice.
+
+    Args:
+        window: of the convolution.
+        data: what it saw.
+        gradient: of what it made.
+        vectors: the registers and what they hold.
+
+    Example:
+        >>> weight_tile(Window(5, 5), Plane(3, 32, 32), Plane(64, 28, 28), Vectors(16, 32))
+        (4, 1)
+    """
+    total = gradient.channels // weight_group(vectors, gradient)
+
+    def registers(tile: tuple[int, int]) -> int:
+        outs, ins = tile
+        return outs * ins * window.columns + ins * window.columns + 1
+
+    def cost(tile: tuple[int, int]) -> float:
+        outs, ins = tile
+        one = max(outs * ins * window.columns, outs + ins * window.columns, LATENCY) + 2
+        return total // outs * tiles(data.channels, ins) * one
+
+    candidates = [
+        (outs, ins)
+        for outs, ins in product(range(1, 13), range(1, min(data.channels, 12) + 1))
+        if total % outs == 0 and (registers((outs, ins)) <= vectors.registers or (outs, ins) == (1, 1))
+    ]
+    return min(candidates, key=cost)
+
+
+def weight_group(vectors: Vectors, gradient: Plane) -> int:
+    """Output channels whose sums a register holds: so many only if they divide the whole.
+
+    Args:
+        vectors: the registers and what they hold.
+        gradient: of what a convolution made.
+    """
+    return vectors.channels if gradient.channels % vectors.channels == 0 else 1
