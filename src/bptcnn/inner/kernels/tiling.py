@@ -32,6 +32,7 @@ def output_tile(across: tuple[Taps, ...], out: Plane, vectors: Vectors) -> tuple
         vectors: the registers and what they hold.
 
     Example:
+        >>> from bptcnn.inner.kernels.shape import forward_taps
         >>> output_tile(forward_taps(5, 1, 0), Plane(128, 10, 10), Vectors(16, 32))
         (4, 5)
     """
