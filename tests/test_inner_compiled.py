@@ -62,7 +62,7 @@ def branches(shape: Shape, num_classes: int) -> nn.Module:
 def test_channels_share_a_register_where_samples_fill_it_badly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bptcnn.inner.compiled.host_simd", lambda: Simd(16, 32, bf16=True))
     chosen = {batch: host_vectors("fp32", batch).width for batch in (128, 32, 20, 16, 8, 7, 4, 2, 1)}
-    assert chosen == {128: 16, 32: 16, 20: 8, 16: 16, 8: 8, 7: 8, 4: 4, 2: 2, 1: 1}
+    assert chosen == {128: 16, 32: 16, 20: 8, 16: 16, 8: 8, 7: 8, 4: 4, 2: 2, 1: 2}
     with pytest.raises(UnsupportedError, match="less than 16"):
         host_vectors("bf16", 15)
 

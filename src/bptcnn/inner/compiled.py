@@ -35,7 +35,7 @@ FLOPS_PER_S, BYTES_PER_S = 1e11, 1e10
 MANY = 1 << 10
 """Samples of a batch that fills any register."""
 
-COSTS = {1: 1.0, 2: 1.1, 4: 1.35, 8: 2.0, 16: 4.0}
+COSTS = {1: 1.0, 2: 1.1, 4: 1.35, 8: 2.0}
 """Time of a sample when so many channels share a register, about, where samples fill the rest."""
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import median
 from typing import Protocol
 
@@ -20,9 +21,13 @@ from bptcnn.inner.eager import Eager, Loss, Precision
 from bptcnn.inner.lanes import Lanes
 from bptcnn.inner.machine.devices import device_of
 from bptcnn.inner.machine.hardware import fingerprint
+from bptcnn.inner.machine.memory import give_memory_back
+
+PART, NEAR = 4, 1.25
+"""Candidates are tried on a part of the batch first, and on the whole if so many times their speed would win."""
 
 BUDGET_S = 3.0
-"""Seconds of measuring after one step each; a candidate that does not get its turn is not chosen."""
+"""Seconds of measuring after one step each."""
 
 
 class Gradients(Protocol):
@@ -103,13 +108,16 @@ def plan(
     budget_s: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Plan, Gradients]:
-    """Measure candidates in turns; the module's statistics and the random state are as before.
+    """Measure candidates; the module's statistics and the random state are as before.
+
+    The most promising one on the whole batch; the others in front of it on a part, which needs less memory than a step
+    of the winner will, and again on the whole batch only if they come near.
 
     Args:
         module: the network.
         batch: an example: images and labels.
         loss: of scores and labels.
-        ways: the candidates.
+        ways: the candidates, the most promising first.
         budget_s: for all of them; None for the usual.
         clock: returns seconds.
 
@@ -117,38 +125,64 @@ def plan(
         The plan, and the winner.
 
     Raises:
-        Exception: whatever the last candidate raised, if none works.
+        UnsupportedError: none works.
     """
-    budget_s = BUDGET_S if budget_s is None else budget_s
-    made: dict[str, Gradients] = {}
+    share_s, device = (BUDGET_S if budget_s is None else budget_s) / len(ways), device_of(module)
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     notes: dict[str, str] = {}
-    for name, make in ways.items():
+    part = max(1, len(batch[0]) // PART)
+
+    def speed(way: Gradients, count: int) -> float:
+        some = batch[0][:count], batch[1][:count]
+        with _forked(device):
+            return count / median(_measured(partial(way, *some, loss), share_s, device, clock))
+
+    def made(name: str) -> Gradients | None:
         try:
-            made[name] = make()
+            return ways[name]()
         except UnsupportedError as error:
             notes[name] = str(error)
-    seconds: dict[str, list[float]] = {name: [] for name in made}
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    device = device_of(module)
-    with _forked(device):
-        for way in made.values():  # the first step touches memory for the first time and is no measure of those after
-            way(*batch, loss)
-        _finish(device)
-        started_s = clock()
-        while clock() - started_s < budget_s:
-            for name, way in made.items():
-                before_s = clock()
-                if before_s - started_s < budget_s:
-                    way(*batch, loss)
-                    _finish(device)
-                    seconds[name].append(clock() - before_s)
+            return None
+
+    first, *others = ways
+    speeds: dict[str, float] = {}
+    for name in others:
+        if way := made(name):
+            speeds[name] = speed(way, part)
+            del way
+            give_memory_back()
+    best, winner = made(first), first
+    highest = 0.0 if best is None else speed(best, len(batch[0]))
+    measured = {first: highest}
+    for name in sorted(speeds, key=lambda name: -speeds[name]):
+        if speeds[name] * NEAR < highest:
+            measured[name], notes[name] = speeds[name], f"on {part} samples"
+        elif way := made(name):
+            measured[name] = speed(way, len(batch[0]))
+            if measured[name] > highest:
+                best, winner, highest = way, name, measured[name]
     for buffer, before in buffers:
         buffer.copy_(before)
-    size = len(batch[0])
-    speeds = {name: size / median(times) for name, times in seconds.items() if times}
-    rows = tuple(Row(name, round(speeds.get(name, 0.0), 1), notes.get(name, "")) for name in ways)
-    winner = max(speeds, key=lambda name: speeds[name])
-    return Plan(winner, rows), made[winner]
+    if best is None:
+        raise UnsupportedError("; ".join(notes.values()))
+    rows = tuple(Row(name, round(measured.get(name, 0.0), 1), notes.get(name, "")) for name in ways)
+    return Plan(winner, rows), best
+
+
+def _measured(
+    step: Callable[[], object], budget_s: float, device: torch.device, clock: Callable[[], float]
+) -> list[float]:
+    """Seconds of each step, at least one."""
+    step()  # touches memory for the first time and is no measure of those after
+    _finish(device)
+    seconds: list[float] = []
+    started_s = clock()
+    while not seconds or clock() - started_s < budget_s:
+        before_s = clock()
+        step()
+        _finish(device)
+        seconds.append(clock() - before_s)
+    return seconds
 
 
 def _forked(device: torch.device) -> AbstractContextManager[None]:

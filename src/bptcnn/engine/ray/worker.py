@@ -60,6 +60,7 @@ class WorkerActor:
         self._server = server
         self._throttle = Throttle(samples_per_s, clock=time.perf_counter, sleep=time.sleep) if samples_per_s else None
         self._messenger = ThreadPoolExecutor(1)
+        self._device = torch.device("cpu")
         sys.setswitchinterval(SWITCH_S)
 
     def run(self) -> None:

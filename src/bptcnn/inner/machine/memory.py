@@ -48,6 +48,20 @@ def keep_memory() -> bool:
     return all(mallopt(*setting) == 1 for setting in (_MMAP_MAX, _TRIM_THRESHOLD, _TOP_PAD))
 
 
+def give_memory_back() -> bool:
+    """Return what the allocator keeps for later to the system: the other side of :func:`keep_memory`.
+
+    Returns:
+        Whether the C library can do so.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return False
+    trim(0)
+    return True
+
+
 def minor_faults() -> int:
     """Count the page faults that this process met so far without reading from a disk.
 
