@@ -23,7 +23,7 @@ from bptcnn.inner.machine.devices import device_of
 from bptcnn.inner.machine.hardware import fingerprint
 from bptcnn.inner.machine.memory import give_memory_back
 
-PART, NEAR = 4, 1.25
+PART, NEAR = 4, 1.2
 """Candidates are tried on a part of the batch first, and on the whole if so many times their speed would win."""
 
 BUDGET_S = 3.0
@@ -158,11 +158,15 @@ def plan(
         if speeds[name] * NEAR < highest:
             measured[name], notes[name] = speeds[name], f"on {part} samples"
         elif way := made(name):
+            best = None  # one at a time in memory; kernels that are compiled stay so
+            give_memory_back()
             measured[name] = speed(way, len(batch[0]))
             if measured[name] > highest:
-                best, winner, highest = way, name, measured[name]
+                winner, highest = name, measured[name]
+            del way
     for buffer, before in buffers:
         buffer.copy_(before)
+    best = best or made(winner)
     if best is None:
         raise UnsupportedError("; ".join(notes.values()))
     rows = tuple(Row(name, round(measured.get(name, 0.0), 1), notes.get(name, "")) for name in ways)
