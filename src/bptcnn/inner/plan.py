@@ -94,8 +94,8 @@ def candidates(
     best = {"cuda graph": graph} if device_of(module).type == "cuda" else {"compiled": compiled}
     return {
         **best,
-        "pytorch, channels last": lambda: Eager(module, precision, channels_last=True),
-        "pytorch": lambda: Eager(module, precision),
+        "pytorch, channels last": lambda: Eager(module, precision, channels_last=True, fresh=True),
+        "pytorch": lambda: Eager(module, precision, fresh=True),
     }
 
 
@@ -155,7 +155,7 @@ def plan(
     highest = 0.0 if best is None else speed(best, len(batch[0]))
     measured = {first: highest}
     for name in sorted(speeds, key=lambda name: -speeds[name]):
-        if speeds[name] * NEAR < highest:
+        if speeds[name] * NEAR < measured[first]:
             measured[name], notes[name] = speeds[name], f"on {part} samples"
         elif way := made(name):
             best = None  # one at a time in memory; kernels that are compiled stay so
