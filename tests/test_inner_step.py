@@ -40,6 +40,12 @@ class Clock:
         return self.now
 
 
+@pytest.fixture(autouse=True)
+def little_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans are made in a moment."""
+    monkeypatch.setattr("bptcnn.inner.plan.BUDGET_S", 0.2)
+
+
 def candidate(clock: Clock, samples_per_s: float, calls: list[tuple[str, int]], name: str) -> Gradients:
     def work(images: torch.Tensor, labels: torch.Tensor, loss: object) -> tuple[torch.Tensor, torch.Tensor]:
         calls.append((name, len(images)))
