@@ -31,7 +31,6 @@ from bptcnn.inner.tasks.dag import Kind, seconds_of
 FLOPS_PER_S, BYTES_PER_S = 1e11, 1e10
 """A core's speed as far as it decides which task comes first."""
 
-
 MANY = 1 << 10
 """Samples of a batch that fills any register."""
 

@@ -21,7 +21,6 @@ class Eager:
         module: the network; gradients are written to its parameters' ``grad``.
         precision: ``bf16`` runs both passes under autocast; weights stay float32.
         channels_last: lay images out with their channels innermost, which the library's convolutions like better.
-        fresh: each step's gradients are new tensors, which spares a pass over them; else they stay where they are.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
@@ -31,10 +30,8 @@ class Eager:
         torch.Size([3, 2])
     """
 
-    def __init__(
-        self, module: nn.Module, precision: Precision = "fp32", *, channels_last: bool = False, fresh: bool = False
-    ) -> None:
-        self._module, self._fresh = module, fresh
+    def __init__(self, module: nn.Module, precision: Precision = "fp32", *, channels_last: bool = False) -> None:
+        self._module = module
         self._bf16 = precision == "bf16"
         self._channels_last = channels_last
 
@@ -55,9 +52,7 @@ class Eager:
         if self._channels_last and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         for parameter in self._module.parameters():
-            if self._fresh:
-                parameter.grad = None
-            elif parameter.grad is not None:
+            if parameter.grad is not None:
                 parameter.grad.zero_()
         # Weights that are kept in bf16 between two forward passes would be old ones in a recorded step.
         keep = None if device.type == "cpu" else False

@@ -94,8 +94,8 @@ def candidates(
     best = {"cuda graph": graph} if device_of(module).type == "cuda" else {"compiled": compiled}
     return {
         **best,
-        "pytorch, channels last": lambda: Eager(module, precision, channels_last=True, fresh=True),
-        "pytorch": lambda: Eager(module, precision, fresh=True),
+        "pytorch, channels last": lambda: Eager(module, precision, channels_last=True),
+        "pytorch": lambda: Eager(module, precision),
     }
 
 

@@ -35,14 +35,6 @@ class GroupKernel(Kernel):
         self._width = vectors.width
         self._register = ir.VectorType(F32, vectors.lanes)
 
-    def operand(self, pointer: Value, apart: int | None) -> Value:
-        """A place, once for each channel."""
-        return self.factor(pointer)
-
-    def weight(self, pointer: Value) -> Value:
-        """The weights of neighbouring channels, each for all samples."""
-        return self.by_channel(pointer)
-
     def by_channel(self, pointer: Value) -> Value:
         """The numbers of neighbouring channels, each for all samples."""
         numbers = self.builder.load(pointer, typ=ir.VectorType(F32, self.channels), align=4)
@@ -55,7 +47,7 @@ class GroupKernel(Kernel):
 
     def nothing(self) -> Value:
         """The total of nothing."""
-        return filled(self._register, 0.0)
+        return self.zeros()
 
     def factor(self, pointer: Value) -> Value:
         """A place, once for each channel."""

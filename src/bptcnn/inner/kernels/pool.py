@@ -72,7 +72,7 @@ def max_pool_backward(
                 largest, values = _largest(kernel, seen, places)
                 left = kernel.load(kernel.place(gradient, (channel, out.area), result))
                 if relu:
-                    left = builder.select(builder.fcmp_ordered(">", largest, zero), left, zero)
+                    left = kernel.masked(left, largest)
                 for value, place in zip(values, places, strict=True):
                     found, slot = builder.fcmp_ordered("==", value, largest), kernel.place(made, place)
                     part = builder.select(found, left, zero)
@@ -118,14 +118,12 @@ def global_mean_backward(module: ir.Module, name: str, vectors: Vectors, data: P
     """
     kernel = kernel_for(module, name, vectors)
     gradient, target, masking = (kernel.argument(place) for place in range(3))
-    zero = kernel.constant(0.0)
     with kernel.loop(data.channels) as channel:
         part = kernel.builder.fmul(kernel.load(kernel.place(gradient, channel)), kernel.constant(1 / data.area))
         with kernel.loop(data.area) as place:
             value, near = part, ((channel, data.area), place)
             if mask:
-                positive = kernel.builder.fcmp_ordered(">", kernel.load(kernel.place(masking, *near)), zero)
-                value = kernel.builder.select(positive, part, zero)
+                value = kernel.masked(part, kernel.load(kernel.place(masking, *near)))
             kernel.store(value, kernel.place(target, *near))
     kernel.finish()
 

@@ -116,11 +116,11 @@ class Kernel(Function):
             pointer: the place in the first of ``depth`` channels.
             apart: places from one of the channels to the next; None where the next is no channel any more.
         """
-        return self.load(pointer)
+        return self.factor(pointer)
 
     def weight(self, pointer: Value) -> Value:
         """The weights of ``depth`` channels, for :meth:`multiply`."""
-        return self.spread(self.scalar(pointer))
+        return self.by_channel(pointer)
 
     def multiply(self, weight: Value, operand: Value, total: Value) -> Value:
         """``total`` plus, for each sample, the products of ``depth`` channels.

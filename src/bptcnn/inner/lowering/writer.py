@@ -33,17 +33,8 @@ class Writer:
         self.layer = ""
         self._sample_bytes = buffers.vectors.num_bytes * buffers.width
 
-    def parts(self, channels: int) -> int:
-        """Into how many equal parts channels are divided, where there are fewer blocks than lanes.
-
-        Args:
-            channels: of what is worked on.
-        """
-        wanted = -(-self.num_lanes // self.buffers.num_blocks)
-        return max(parts for parts in range(1, min(wanted, channels) + 1) if channels % parts == 0)
-
     def part_of(self, plane: Plane) -> tuple[int, Plane, int]:
-        """How a map-wise kernel is divided.
+        """How a map-wise kernel is divided into equal parts, where there are fewer blocks than lanes.
 
         Args:
             plane: what it works on.
@@ -51,7 +42,8 @@ class Writer:
         Returns:
             Parts, what each works on, and numbers of a row from one to the next.
         """
-        parts = self.parts(plane.channels)
+        wanted = -(-self.num_lanes // self.buffers.num_blocks)
+        parts = max(parts for parts in range(1, min(wanted, plane.channels) + 1) if plane.channels % parts == 0)
         small = replace(plane, channels=plane.channels // parts)
         return parts, small, small.size * self.buffers.width
 
