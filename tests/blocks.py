@@ -27,11 +27,13 @@ GROUPS = (Vectors(16, 32, channels=4), Vectors(16, 32, channels=2), Vectors(8, 1
 
 BF16 = Vectors(16, 32, bf16=True)
 
+BF16_GROUPS = tuple(Vectors(16, 32, bf16=True, channels=count) for count in (8, 4, 2))
+
 needs_bf16 = pytest.mark.skipif(not host_simd().bf16, reason="no products of bfloat16: LLVM would end the process")
 
-IF_BF16 = pytest.param(BF16, marks=needs_bf16)
+IF_BF16, IF_BF16_GROUPS = (pytest.param(kind, marks=needs_bf16) for kind in (BF16, BF16_GROUPS[0]))
 
-HERE = (*KINDS, GROUPS[0], BF16) if host_simd().bf16 else (*KINDS, GROUPS[0])
+HERE = (*KINDS, GROUPS[0], *((BF16, BF16_GROUPS[0]) if host_simd().bf16 else ()))
 """All that this machine runs."""
 
 _GUARD = 64
@@ -105,11 +107,13 @@ class Bench:
             weight: [out, in, rows, columns].
             channels: over which dimension they sum up.
         """
-        if self._simd.bf16:
-            return self.packed(paired(weight, channels))
-        if 1 < self._simd.channels <= weight.shape[1 - channels]:
-            return self.copied(weight.movedim((channels, 1 - channels), (0, -1)))
-        return self.copied(weight)
+        together = self._simd.channels
+        if together == 1:
+            return self.packed(paired(weight, channels)) if self._simd.bf16 else self.copied(weight)
+        if weight.shape[1 - channels] < together:
+            return self.copied(weight)
+        one_or_two = paired(weight, channels) if self._simd.bf16 else weight
+        return self.packed(one_or_two.movedim((channels, 1 - channels), (0, 3)))
 
     def call(self, name: str, *arguments: Memory | int) -> None:
         """Run a kernel."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from blocks import BF16, GROUPS, IF_BF16, needs_bf16, tolerance
+from blocks import BF16, GROUPS, IF_BF16, IF_BF16_GROUPS, needs_bf16, tolerance
 from torch import nn
 from torch.nn import functional
 
@@ -63,8 +63,8 @@ def test_channels_share_a_register_where_samples_fill_it_badly(monkeypatch: pyte
     monkeypatch.setattr("bptcnn.inner.compiled.host_simd", lambda: Simd(16, 32, bf16=True))
     chosen = {batch: host_vectors("fp32", batch).width for batch in (128, 32, 20, 16, 8, 7, 4, 2, 1)}
     assert chosen == {128: 16, 32: 16, 20: 8, 16: 16, 8: 8, 7: 8, 4: 4, 2: 2, 1: 2}
-    with pytest.raises(UnsupportedError, match="less than 16"):
-        host_vectors("bf16", 15)
+    chosen = {batch: host_vectors("bf16", batch).width for batch in (128, 64, 40, 16, 8, 7, 4, 1)}
+    assert chosen == {128: 32, 64: 32, 40: 16, 16: 16, 8: 8, 7: 8, 4: 4, 1: 4}
 
 
 def odd(shape: Shape, num_classes: int) -> nn.Module:
@@ -142,6 +142,8 @@ BATCHES = 10
         pytest.param(odd, (1, 8, 8), 32, id="odd"),
         pytest.param(zoo("resnet8"), (3, 8, 8), 39, id="resnet8, ragged"),
         pytest.param(branches, (2, 6, 6), 32, id="branches"),
+        pytest.param(branches, (2, 6, 6), 7, id="branches, few samples"),
+        pytest.param(zoo("resnet8"), (3, 8, 8), 3, id="resnet8, few samples"),
     ],
 )
 def test_bfloat16_is_on_average_no_further_off_than_under_autocast(
@@ -150,7 +152,7 @@ def test_bfloat16_is_on_average_no_further_off_than_under_autocast(
     network = a_network(make, shape)
     other, exact = copy.deepcopy(network), copy.deepcopy(network).double()
     ways: list[tuple[nn.Module, Gradients, dict[str, float]]] = [
-        (network, Compiled(network, shape, count, LANES, BF16), defaultdict(float)),
+        (network, Compiled(network, shape, count, LANES, host_vectors("bf16", count)), defaultdict(float)),
         (other, Eager(other, "bf16"), defaultdict(float)),
     ]
     for seed in range(BATCHES):
@@ -177,8 +179,8 @@ def test_bfloat16_is_on_average_no_further_off_than_under_autocast(
 
 @pytest.mark.parametrize(
     "vectors",
-    [Vectors(4, 32), Vectors(8, 32), Vectors(16, 32), GROUPS[0], IF_BF16],
-    ids=["4", "8", "16", "4 in groups", "bf16"],
+    [Vectors(4, 32), Vectors(8, 32), Vectors(16, 32), GROUPS[0], IF_BF16, IF_BF16_GROUPS],
+    ids=["4", "8", "16", "4 in groups", "bf16", "bf16 in groups"],
 )
 @pytest.mark.parametrize("num_lanes", [1, 3, 6])
 def test_every_lane_count_gives_the_same_bits(vectors: Vectors, num_lanes: int) -> None:

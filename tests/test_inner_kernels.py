@@ -11,9 +11,11 @@ import pytest
 import torch
 from blocks import (
     BF16,
+    BF16_GROUPS,
     GROUPS,
     HERE,
     IF_BF16,
+    IF_BF16_GROUPS,
     KINDS,
     Bench,
     Memory,
@@ -38,7 +40,7 @@ WIDE = KINDS[0]
 PLAIN = Epilogue()
 TOLERANCE = 1e-6
 
-each_width = pytest.mark.parametrize("vectors", [WIDE, GROUPS[0], IF_BF16], ids=str)
+each_width = pytest.mark.parametrize("vectors", [WIDE, GROUPS[0], IF_BF16, IF_BF16_GROUPS], ids=str)
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,8 @@ def test_a_convolution_worked_out_by_hand() -> None:
         *product(GROUPS[:1], [*CASES[:3], *CASES[6:13]]),
         *product(GROUPS[1:], [CASES[place] for place in (1, 2, 6, 11)]),
         *(pytest.param(BF16, CASES[place], marks=needs_bf16) for place in (0, 3, 6, 8, 10, 11, 12, 15)),
+        *(pytest.param(BF16_GROUPS[0], CASES[place], marks=needs_bf16) for place in (2, 4, 6, 10)),
+        *(pytest.param(kind, CASES[place], marks=needs_bf16) for kind in BF16_GROUPS[1:] for place in (6, 11)),
     ],
     ids=str,
 )
@@ -247,7 +251,12 @@ EPILOGUES = [Epilogue(add=add, relu=relu, mask=mask) for add, relu, mask in prod
 
 @pytest.mark.parametrize(
     ("vectors", "case"),
-    [(KINDS[0], CASES[2]), (KINDS[3], CASES[2]), pytest.param(BF16, CASES[8], marks=needs_bf16)],
+    [
+        (KINDS[0], CASES[2]),
+        (KINDS[3], CASES[2]),
+        pytest.param(BF16, CASES[8], marks=needs_bf16),
+        pytest.param(BF16_GROUPS[0], CASES[2], marks=needs_bf16),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("then", EPILOGUES, ids=str)

@@ -7,7 +7,21 @@ from itertools import product
 
 import pytest
 import torch
-from blocks import GROUPS, HERE, IF_BF16, KINDS, Bench, Memory, drawn, error, held, number, samples, tolerance
+from blocks import (
+    GROUPS,
+    HERE,
+    IF_BF16,
+    IF_BF16_GROUPS,
+    KINDS,
+    Bench,
+    Memory,
+    drawn,
+    error,
+    held,
+    number,
+    samples,
+    tolerance,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -133,13 +147,13 @@ def test_a_norm_worked_out_by_hand() -> None:
     assert found.running_var.tolist() == pytest.approx([0.1 * 16 / 3])  # one less than four
 
 
-@pytest.mark.parametrize("vectors", [*KINDS[:3], GROUPS[0], IF_BF16], ids=str)
+@pytest.mark.parametrize("vectors", [*KINDS[:3], GROUPS[0], IF_BF16, IF_BF16_GROUPS], ids=str)
 @pytest.mark.parametrize(("blocks", "more"), [(1, 0), (2, 3), (0, 2), (3, 0)])
 def test_a_norm_and_its_gradient_are_those_of_pytorch(blocks: int, more: int, vectors: Vectors) -> None:
     check(Layer(vectors, Plane(5, 4, 3), blocks * vectors.width + more))
 
 
-each_width = pytest.mark.parametrize("vectors", [KINDS[0], GROUPS[0], IF_BF16], ids=str)
+each_width = pytest.mark.parametrize("vectors", [KINDS[0], GROUPS[0], IF_BF16, IF_BF16_GROUPS], ids=str)
 
 
 @each_width

@@ -11,6 +11,7 @@ from blocks import (
     BF16,
     GROUPS,
     IF_BF16,
+    IF_BF16_GROUPS,
     KINDS,
     Bench,
     drawn,
@@ -28,7 +29,7 @@ from bptcnn.inner.kernels import pointwise, pool
 from bptcnn.inner.kernels.shape import Plane, Vectors, Window
 from bptcnn.models.resnet import PadShortcut
 
-each_kind = pytest.mark.parametrize("vectors", [*KINDS[:3], GROUPS[0], IF_BF16], ids=str)
+each_kind = pytest.mark.parametrize("vectors", [*KINDS[:3], GROUPS[0], IF_BF16, IF_BF16_GROUPS], ids=str)
 
 
 def few(seed: int, *shape: int) -> torch.Tensor:

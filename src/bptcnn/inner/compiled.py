@@ -34,7 +34,7 @@ FLOPS_PER_S, BYTES_PER_S = 1e11, 1e10
 MANY = 1 << 10
 """Samples of a batch that fills any register."""
 
-COSTS = {1: 1.0, 2: 1.1, 4: 1.35, 8: 2.0}
+COSTS = {1: 1.0, 2: 1.15, 4: 1.4, 8: 2.2}
 """Time of a sample when so many channels share a register, about, where samples fill the rest."""
 
 
@@ -221,20 +221,15 @@ def host_vectors(precision: Precision, batch: int = MANY) -> Vectors:
         batch: usual samples of a step.
 
     Returns:
-        In float32, several channels share a register where samples would fill it badly.
+        Several channels share a register where samples would fill it badly.
 
     Raises:
-        UnsupportedError: its cores can't multiply such numbers, or not so few.
+        UnsupportedError: its cores can't multiply such numbers.
     """
-    simd = host_simd()
-    if precision == "bf16":
-        vectors = Vectors(simd.width, simd.registers, bf16=True)
-        if not simd.bf16:
-            raise UnsupportedError("the cores of this machine have no products of bfloat16 (AVX512-BF16)")
-        if 2 * batch < vectors.width:
-            raise UnsupportedError(f"of bfloat16, batches of less than {vectors.width // 2} samples are not compiled")
-        return vectors
-    kinds = [Vectors(simd.width, simd.registers, channels=count) for count in COSTS if count <= simd.width]
+    simd, bf16 = host_simd(), precision == "bf16"
+    if bf16 and not simd.bf16:
+        raise UnsupportedError("the cores of this machine have no products of bfloat16 (AVX512-BF16)")
+    kinds = [Vectors(simd.width, simd.registers, bf16, count) for count in COSTS if count <= simd.width]
     return min(kinds, key=lambda kind: -(-batch // kind.width) * kind.width * COSTS[kind.channels])
 
 

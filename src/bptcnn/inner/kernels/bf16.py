@@ -1,7 +1,7 @@
 """Writing machine code: vectors of samples kept as bfloat16, computed with as float32.
 
-A register holds a place of 32 samples in 512 bits. One instruction (AVX512-BF16's ``vdpbf16ps``) multiplies two
-registers and adds the products of neighbours to 16 float32 sums, at twice the rate of float32:
+One instruction (AVX512-BF16's ``vdpbf16ps``) multiplies two registers of 32 bfloat16 numbers and adds the products of
+neighbours to 16 float32 sums, at twice the rate of float32. Where a place of 32 samples fills a register:
 
 - *forward, and backward to the data*: neighbours are the same sample in two channels. Places of two channels are woven
   into each other, in two registers of 16 samples each; weights are read from tables of pairs.
@@ -15,9 +15,8 @@ from __future__ import annotations
 from llvmlite import ir
 
 from bptcnn.inner.kernels.emit import F32, I32, Value
-from bptcnn.inner.kernels.groups import GroupKernel
 from bptcnn.inner.kernels.shape import Vectors
-from bptcnn.inner.kernels.shuffles import part, shuffled, splat
+from bptcnn.inner.kernels.shuffles import filled, part, shuffled, splat
 from bptcnn.inner.kernels.vectors import Kernel
 
 I16 = ir.IntType(16)
@@ -51,7 +50,71 @@ of each 128 bits."""
 
 
 class Bf16Kernel(Kernel):
-    """A function that works on blocks of bfloat16 numbers; see :class:`Kernel`.
+    """A function that works on blocks of bfloat16 numbers, whatever their width; see :class:`Kernel`.
+
+    Args:
+        module: where it belongs.
+        name: of the function.
+        vectors: the registers and what they hold.
+    """
+
+    def __init__(self, module: ir.Module, name: str, vectors: Vectors) -> None:
+        super().__init__(module, name, vectors)
+        self._stored = ir.VectorType(I16, vectors.width)
+
+    def load(self, pointer: Value) -> Value:
+        """The numbers of a place, as float32."""
+        return self.widened(self.words(pointer, self.vector.count))
+
+    def store(self, value: Value, pointer: Value) -> None:
+        """Round the numbers of a place, and write them."""
+        self.write(self.rounded(value), pointer)
+
+    def words(self, pointer: Value, count: int) -> Value:
+        """Numbers as they lie.
+
+        Args:
+            pointer: of a place.
+            count: how many.
+        """
+        return self.builder.load(pointer, typ=ir.VectorType(I16, count), align=self._alignment)
+
+    def write(self, words: Value, pointer: Value) -> None:
+        """Write numbers as they are to lie.
+
+        Args:
+            words: the numbers.
+            pointer: of a place.
+        """
+        self.builder.store(words, pointer, align=self._alignment)
+
+    def widened(self, words: Value) -> Value:
+        """Numbers as they lie, as float32: each with 16 zeros behind it."""
+        count = words.type.count
+        integers = ir.VectorType(I32, count)
+        wide = self.builder.shl(self.builder.zext(words, integers), ir.Constant(integers, [16] * count))
+        return self.builder.bitcast(wide, ir.VectorType(F32, count))
+
+    def rounded(self, value: Value) -> Value:
+        """Float32 numbers as bfloat16, as they lie."""
+        count = value.type.count
+        return self.builder.bitcast(self.builder.fptrunc(value, ir.VectorType(BF16, count)), ir.VectorType(I16, count))
+
+    def products(self, one: Value, other: Value, total: Value) -> Value:
+        """Sums plus the products of neighbours.
+
+        Args:
+            one: a register of bfloat16 numbers.
+            other: likewise.
+            total: a register of float32 numbers.
+        """
+        numbers = ir.VectorType(BF16, WORDS.count)
+        factors = (self.builder.bitcast(each, numbers) for each in (one, other))
+        return self.instruction("llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, total, *factors)
+
+
+class FullBf16Kernel(Bf16Kernel):
+    """A function that works on places which fill registers of bfloat16 numbers; see :class:`Kernel`.
 
     Args:
         module: where it belongs.
@@ -61,22 +124,17 @@ class Bf16Kernel(Kernel):
 
     depth = 2
 
-    def __init__(self, module: ir.Module, name: str, vectors: Vectors) -> None:
-        super().__init__(module, name, vectors)
-        self._stored = WORDS
-
     def load(self, pointer: Value) -> Value:
-        """The numbers of a place, as float32."""
+        """The numbers of a place, as float32, in two registers."""
         zeros = ir.Constant(WORDS, [0] * WORDS.count)
         # A float32 number is a bfloat16 number with 16 zeros behind it, in memory in front of it.
-        return self.builder.bitcast(self._woven(zeros, super().load(pointer)), self.vector)
+        return self.builder.bitcast(self._woven(zeros, self.factor(pointer)), self.vector)
 
-    def store(self, value: Value, pointer: Value) -> None:
-        """Round the numbers of a place, and write them."""
-        rounded = self.builder.fptrunc(value, ir.VectorType(BF16, WORDS.count))
-        words = self.builder.bitcast(rounded, WORDS)
+    def rounded(self, value: Value) -> Value:
+        """The float32 numbers of a place as bfloat16, as they lie."""
+        words = super().rounded(value)
         order = [place for _, place in sorted((sample, place) for place, sample in enumerate(LOW + HIGH))]
-        super().store(shuffled(self.builder, words, words, order), pointer)
+        return shuffled(self.builder, words, words, order)
 
     def arranged(self, vector: Value) -> Value:
         """Numbers in the order of the samples, in that of the two registers that hold them as float32."""
@@ -84,9 +142,8 @@ class Bf16Kernel(Kernel):
 
     def operand(self, pointer: Value, apart: int | None) -> Value:
         """Two registers of pairs: a place in two channels."""
-        one = super().load(pointer)
-        following = ir.Constant(WORDS, [0] * WORDS.count) if apart is None else super().load(self.place(pointer, apart))
-        return self._woven(one, following)
+        zeros = ir.Constant(WORDS, [0] * WORDS.count)
+        return self._woven(self.factor(pointer), zeros if apart is None else self.factor(self.place(pointer, apart)))
 
     def weight(self, pointer: Value) -> Value:
         """A pair from a table, spread over a register."""
@@ -95,42 +152,24 @@ class Bf16Kernel(Kernel):
     def multiply(self, weight: Value, operand: Value, total: Value) -> Value:
         """``total`` plus, for each sample, the products of two channels."""
         halves = [
-            self._products(part(self.builder, operand, half, 32), weight, part(self.builder, total, half, 16))
+            self.products(part(self.builder, operand, half, 32), weight, part(self.builder, total, half, 16))
             for half in (0, 1)
         ]
         return shuffled(self.builder, halves[0], halves[1], range(32))
 
     def factor(self, pointer: Value) -> Value:
         """The numbers of a place as they lie."""
-        return super().load(pointer)
+        return self.words(pointer, WORDS.count)
 
     def dot(self, one: Value, other: Value, total: Value) -> Value:
         """``total`` plus the products of all samples, two by two."""
-        return self._products(one, other, total)
+        return self.products(one, other, total)
+
+    def nothing(self) -> Value:
+        """The total of nothing, for :meth:`dot`."""
+        return filled(FLOATS, 0.0)
 
     def _woven(self, one: Value, other: Value) -> Value:
         """Two registers of words as two registers of pairs: ``one`` below, ``other`` above."""
         pairs = [index for sample in LOW + HIGH for index in (sample, WORDS.count + sample)]
         return shuffled(self.builder, one, other, pairs)
-
-    def _products(self, one: Value, other: Value, total: Value) -> Value:
-        """``total`` plus the products of two registers, summed up by pairs."""
-        numbers = ir.VectorType(BF16, WORDS.count)
-        name = "llvm.x86.avx512bf16.dpbf16ps.512"
-        function = self._module.globals.get(name)
-        if function is None:
-            function = ir.Function(self._module, ir.FunctionType(FLOATS, [FLOATS, numbers, numbers]), name)
-        return self.builder.call(function, [total, *(self.builder.bitcast(each, numbers) for each in (one, other))])
-
-
-def kernel_for(module: ir.Module, name: str, vectors: Vectors, *, grouped: bool = False) -> Kernel:
-    """A function that works on blocks of the kind that some vectors hold.
-
-    Args:
-        module: where it belongs.
-        name: of the function.
-        vectors: the registers and what they hold.
-        grouped: whether it is to make the sums of several channels at once.
-    """
-    kind = Bf16Kernel if vectors.bf16 else GroupKernel if grouped else Kernel
-    return kind(module, name, vectors)

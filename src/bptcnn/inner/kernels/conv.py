@@ -15,8 +15,8 @@ from itertools import product
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.bf16 import kernel_for
 from bptcnn.inner.kernels.emit import I64, Value, Variable
+from bptcnn.inner.kernels.kinds import kernel_for
 from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, alike, backward_taps, forward_taps, tiles
 from bptcnn.inner.kernels.tiling import grouped, output_tile
 from bptcnn.inner.kernels.vectors import Kernel

@@ -174,10 +174,20 @@ class Function:
         """
         kind = operands[0].type
         suffix = f"v{kind.count}f32" if isinstance(kind, ir.VectorType) else {F32: "f32", F64: "f64"}[kind]
-        full = f"{name}.{suffix}"
-        function = self._module.globals.get(full)
+        return self.instruction(f"{name}.{suffix}", kind, *operands)
+
+    def instruction(self, name: str, result: Value, *operands: Value) -> Value:
+        """Call what LLVM knows by its full name.
+
+        Args:
+            name: with all types.
+            result: type of what it makes.
+            operands: what it takes.
+        """
+        function = self._module.globals.get(name)
         if function is None:
-            function = ir.Function(self._module, ir.FunctionType(kind, [kind] * len(operands)), full)
+            kind = ir.FunctionType(result, [operand.type for operand in operands])
+            function = ir.Function(self._module, kind, name)
         return self.builder.call(function, operands)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.bf16 import kernel_for
 from bptcnn.inner.kernels.emit import F32, F64, I32, I64, Function
+from bptcnn.inner.kernels.kinds import kernel_for
 from bptcnn.inner.kernels.shape import Vectors
 
 

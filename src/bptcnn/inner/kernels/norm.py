@@ -17,8 +17,8 @@ from functools import reduce
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.bf16 import kernel_for
 from bptcnn.inner.kernels.emit import F32, F64, I64, Value
+from bptcnn.inner.kernels.kinds import kernel_for
 from bptcnn.inner.kernels.shape import Plane, Vectors
 from bptcnn.inner.kernels.vectors import Kernel
 

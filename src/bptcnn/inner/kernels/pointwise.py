@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.bf16 import kernel_for
 from bptcnn.inner.kernels.emit import I32, PTR, Value
+from bptcnn.inner.kernels.kinds import kernel_for
 from bptcnn.inner.kernels.shape import Plane, Vectors, tiles
 from bptcnn.inner.kernels.shuffles import shuffled, square
 

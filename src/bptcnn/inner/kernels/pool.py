@@ -9,8 +9,8 @@ from itertools import product
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.bf16 import kernel_for
 from bptcnn.inner.kernels.emit import I64, Value
+from bptcnn.inner.kernels.kinds import kernel_for
 from bptcnn.inner.kernels.shape import Plane, Vectors, Window, alike, forward_taps
 from bptcnn.inner.kernels.vectors import Kernel
 

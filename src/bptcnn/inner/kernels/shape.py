@@ -14,11 +14,13 @@ class Vectors:
         lanes: float32 numbers of a register.
         registers: how many there are.
         bf16: blocks hold bfloat16 numbers, whose products are summed up in float32.
-        channels: where a batch has fewer samples than a register lanes, so many channels share one; not with bf16.
+        channels: where a batch has fewer samples than a register lanes, so many channels share one.
 
     Example:
         >>> Vectors(16, 32).width, Vectors(16, 32, bf16=True).width, Vectors(16, 32, channels=4).width
         (16, 32, 4)
+        >>> Vectors(16, 32, bf16=True, channels=8).width
+        4
     """
 
     lanes: int

@@ -55,6 +55,20 @@ def shuffled(builder: ir.IRBuilder, one: Value, other: Value, order: Sequence[in
     return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(I32, len(order)), list(order)))
 
 
+def joined(builder: ir.IRBuilder, parts: Sequence[Value]) -> Value:
+    """One vector of several.
+
+    Args:
+        builder: writes the instructions.
+        parts: equally long, a power of 2 of them.
+    """
+    while len(parts) > 1:
+        count = 2 * parts[0].type.count
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        parts = [shuffled(builder, one, other, range(count)) for one, other in pairs]
+    return parts[0]
+
+
 def square(function: Function, corner: Value, span: int, count: int) -> list[Value]:
     """The columns of a square of numbers: halves change places, then quarters, and so on.
 

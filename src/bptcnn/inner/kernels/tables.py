@@ -12,7 +12,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from bptcnn.inner.kernels.bf16 import BF16, I16
-from bptcnn.inner.kernels.emit import F32, I32, I64, Function, Value
+from bptcnn.inner.kernels.emit import F32, I32, I64, Function, Term, Value
 from bptcnn.inner.kernels.shape import Vectors, tiles
 from bptcnn.inner.kernels.shuffles import shuffled
 
@@ -104,50 +104,80 @@ def _chunk(function: Function, one: Value, other: Value | None, target: Value, s
     function.builder.store(pairs, function.at(target, start, kind=I32), align=4)
 
 
-def for_groups_forward(module: ir.Module, name: str, _: Vectors, outs: int, ins: int, size: int) -> None:
-    """Emit ``table[i, t, o] = w[o, i, t]``.
+def for_groups_forward(module: ir.Module, name: str, vectors: Vectors, outs: int, ins: int, size: int) -> None:
+    """Emit ``table[i, t, o] = w[o, i, t]``; with bfloat16 ``table[p, t, o] = (w[o, 2p, t], w[o, 2p + 1, t])``.
 
-    Arguments of the kernel: weights [outs, ins, size], table [ins, size, outs], first input channel, one past the last.
-
-    Args:
-        module: gets the kernel.
-        name: of the kernel.
-        outs: output channels.
-        ins: input channels.
-        size: of the filter.
-    """
-    function, span = Function(module, name), ins * size
-    weights, table = function.argument(0), function.argument(1)
-    first, last = (function.builder.mul(function.number(place), I64(size)) for place in (2, 3))
-    with function.loop(last, first) as place:
-        # Line by line of the cache: the next places find there what this one left.
-        _spread(function, function.at(weights, place), span, function.at(table, (place, outs)), outs)
-    function.finish()
-
-
-def for_groups_backward(module: ir.Module, name: str, _: Vectors, outs: int, ins: int, size: int) -> None:
-    """Emit ``table[o, t, i] = w[o, i, t]``.
-
-    Arguments of the kernel: weights [outs, ins, size], table [outs, size, ins], first output channel, one past the
-    last.
+    Arguments of the kernel: weights [outs, ins, size], table [ins or pairs, size, outs], first input channel or pair,
+    one past the last.
 
     Args:
         module: gets the kernel.
         name: of the kernel.
+        vectors: the registers and what they hold.
         outs: output channels.
         ins: input channels.
         size: of the filter.
     """
-    del outs
     function = Function(module, name)
     weights, table = function.argument(0), function.argument(1)
-    with function.loop(function.number(3), function.number(2)) as out, function.loop(size) as place:
-        source = function.at(weights, (out, ins * size), place)
-        _spread(function, source, size, function.at(table, (out, ins * size), (place, ins)), ins)
+    with function.loop(function.number(3), function.number(2)) as group, function.loop(size) as place:
+        # Line by line of the cache: the next places find there what this one left.
+        numbers = _Numbers(function, function.at(weights, place), group, (ins, size), pairs=vectors.bf16)
+        with function.loop(outs) as out:
+            value = numbers.at((out, ins * size))
+            function.builder.store(value, function.at(table, (group, size * outs), (place, outs), out))
     function.finish()
 
 
-def _spread(function: Function, source: Value, span: int, target: Value, count: int) -> None:
-    """Copy numbers that lie ``span`` apart to where they lie side by side."""
-    with function.loop(count) as index:
-        function.builder.store(function.scalar(function.at(source, (index, span))), function.at(target, index))
+def for_groups_backward(module: ir.Module, name: str, vectors: Vectors, outs: int, ins: int, size: int) -> None:
+    """Emit ``table[o, t, i] = w[o, i, t]``; with bfloat16 ``table[p, t, i] = (w[2p, i, t], w[2p + 1, i, t])``.
+
+    Arguments of the kernel: weights [outs, ins, size], table [outs or pairs, size, ins], first output channel or pair,
+    one past the last.
+
+    Args:
+        module: gets the kernel.
+        name: of the kernel.
+        vectors: the registers and what they hold.
+        outs: output channels.
+        ins: input channels.
+        size: of the filter.
+    """
+    function = Function(module, name)
+    weights, table = function.argument(0), function.argument(1)
+    with function.loop(function.number(3), function.number(2)) as group, function.loop(size) as place:
+        numbers = _Numbers(function, function.at(weights, place), group, (outs, ins * size), pairs=vectors.bf16)
+        with function.loop(ins) as into:
+            value = numbers.at((into, size))
+            function.builder.store(value, function.at(table, (group, size * ins), (place, ins), into))
+    function.finish()
+
+
+class _Numbers:
+    """Weights of one channel of those that are summed up, or pairs of those of two."""
+
+    def __init__(
+        self, function: Function, weights: Value, group: Value, channels: tuple[int, int], *, pairs: bool
+    ) -> None:
+        self._function, builder = function, function.builder
+        total, span = channels
+        first = builder.mul(group, I64(2)) if pairs else group
+        self._one, self._other = function.at(weights, (first, span)), None
+        if pairs:
+            following = builder.add(first, I64(1))
+            self._there = builder.icmp_signed("<", following, I64(total))
+            self._other = function.at(weights, (builder.select(self._there, following, first), span))
+
+    def at(self, term: Term) -> Value:
+        """Those at a place.
+
+        Args:
+            term: index and span of the channels that are not summed up.
+        """
+        function, builder = self._function, self._function.builder
+        number = function.scalar(function.at(self._one, term))
+        if self._other is None:
+            return number
+        other = builder.select(self._there, function.scalar(function.at(self._other, term)), F32(0.0))
+        low, high = (builder.zext(builder.bitcast(builder.fptrunc(each, BF16), I16), I32) for each in (number, other))
+        return builder.or_(low, builder.shl(high, I32(16)))

@@ -38,20 +38,30 @@ def output_tile(across: tuple[Taps, ...], out: Plane, vectors: Vectors) -> tuple
     """
     count = max(taps.count(out.columns) for taps in across)
     group = vectors.channels if grouped(vectors, out) else 1
+    of_sum, of_input, of_weight = _registers(vectors, grouped=group > 1)
 
     def cost(tile: tuple[int, int]) -> float:
         c, x = tile
+        loads = of_weight * c + of_input * x
         # A quarter of the loads is not hidden behind the multiply-adds.
-        one = max(vectors.parts * c * x, c + vectors.parts * x, LATENCY) + (c + vectors.parts * x) / 4
-        return tiles(out.channels, c * group) * tiles(count, x) * one
+        return tiles(out.channels, c * group) * tiles(count, x) * (max(of_sum * c * x, loads, LATENCY) + loads / 4)
 
     def registers(tile: tuple[int, int]) -> int:
         c, x = tile
         seen = max(len({taps.step * i + offset for i in range(x) for offset in taps.offsets}) for taps in across)
-        return vectors.parts * (c * x + seen) + 1
+        return of_sum * c * x + of_input * seen + of_weight
 
     every = product(range(1, min(out.channels // group, 16) + 1), range(1, min(count, 16) + 1))
     return min((tile for tile in every if registers(tile) <= vectors.registers or tile == (1, 1)), key=cost)
+
+
+def _registers(vectors: Vectors, *, grouped: bool) -> tuple[int, int, int]:
+    """How many registers a sum, an input and a weight take."""
+    if not vectors.bf16:
+        return 1, 1, 1
+    if grouped:
+        return 2, 1, 2
+    return (2, 2, 1) if vectors.channels == 1 else (1, 1, 1)
 
 
 def weight_tile(window: Window, data: Plane, gradient: Plane, vectors: Vectors) -> tuple[int, int]:

@@ -54,8 +54,7 @@ class Kernel(Function):
 
     def load(self, pointer: Value) -> Value:
         """The numbers of a place."""
-        kind = self._stored if self._vectors.bf16 else self.vector
-        return self.builder.load(pointer, typ=kind, align=self._alignment)
+        return self.builder.load(pointer, typ=self.vector, align=self._alignment)
 
     def store(self, value: Value, pointer: Value) -> None:
         """Write the numbers of a place.
@@ -188,7 +187,7 @@ class Kernel(Function):
 
     def nothing(self) -> Value:
         """The total of nothing, for :meth:`dot`."""
-        return filled(ir.VectorType(F32, self._vectors.width // self._vectors.parts), 0.0)
+        return self.constant(0.0)
 
     # -------------------------------------------------------------------------------------------- arithmetic
 

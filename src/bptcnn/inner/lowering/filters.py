@@ -30,15 +30,15 @@ class Filters:
         self._backward: dict[int, _Way] = {}
         for layer in self._convs:
             outs, ins, size = _shape(layer)
-            if vectors.bf16:
-                self._forward[layer.out] = _Way(tables.by_inputs, outs, Rows(1, outs * tiles(ins, 2) * size))
-                self._backward[layer.out] = _Way(
-                    tables.by_outputs, tiles(outs, 2), Rows(1, tiles(outs, 2) * ins * size)
-                )
+            of_inputs, of_outputs = tiles(ins, vectors.parts), tiles(outs, vectors.parts)
+            forward, backward = Rows(1, outs * of_inputs * size), Rows(1, of_outputs * ins * size)
+            if vectors.bf16 and vectors.channels == 1:
+                self._forward[layer.out] = _Way(tables.by_inputs, outs, forward)
+                self._backward[layer.out] = _Way(tables.by_outputs, of_outputs, backward)
             if grouped(vectors, layer.shape):
-                self._forward[layer.out] = _Way(tables.for_groups_forward, ins, Rows(1, outs * ins * size))
+                self._forward[layer.out] = _Way(tables.for_groups_forward, of_inputs, forward)
             if grouped(vectors, layer.data):
-                self._backward[layer.out] = _Way(tables.for_groups_backward, outs, Rows(1, outs * ins * size))
+                self._backward[layer.out] = _Way(tables.for_groups_backward, of_outputs, backward)
 
     def forward(self, layer: Conv) -> int:
         """Where the forward kernel finds a layer's weights."""

@@ -1,0 +1,78 @@
+"""Tables of weights for groups of channels: by hand, and as kernels are given them in their tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from blocks import BF16_GROUPS, GROUPS, Bench, Memory, drawn, needs_bf16, values
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bptcnn.inner.kernels import tables
+from bptcnn.inner.kernels.shape import Vectors
+from bptcnn.inner.machine.hardware import host_simd
+
+Emitter = Callable[..., None]
+
+KINDS = (GROUPS[0], BF16_GROUPS[0]) if host_simd().bf16 else (GROUPS[0],)
+
+
+def table_of(vectors: Vectors, emit: Emitter, weight: torch.Tensor, *ranges: tuple[int, int]) -> tuple[Memory, Memory]:
+    """The table that a kernel makes of weights [out, in, size], in calls for some ranges of rows, and the whole one."""
+    bench = Bench(vectors)
+    expected = bench.filters(weight[..., None], 1 if emit is tables.for_groups_forward else 0)
+    name, _ = bench.emit(emit, *weight.shape)
+    table, source = bench.block(*expected.shape), bench.copied(weight)
+    for first, last in ranges:
+        bench.call(name, source, table, first, last)
+    return table, expected
+
+
+WEIGHT = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [[-1.0, -2.0], [-3.0, -4.0], [-5.0, -6.0]]])
+
+
+def test_tables_worked_out_by_hand() -> None:
+    weight = torch.cat([WEIGHT, 10 * WEIGHT])  # four output channels, three input channels
+    table, _ = table_of(GROUPS[0], tables.for_groups_forward, weight, (0, 3))
+    assert table[..., 0, :].tolist() == [
+        [[1, -1, 10, -10], [2, -2, 20, -20]],
+        [[3, -3, 30, -30], [4, -4, 40, -40]],
+        [[5, -5, 50, -50], [6, -6, 60, -60]],
+    ]
+    table, _ = table_of(GROUPS[0], tables.for_groups_backward, weight.transpose(0, 1).contiguous(), (0, 3))
+    assert table[0, :, 0].tolist() == [[1, -1, 10, -10], [2, -2, 20, -20]]
+
+
+@needs_bf16
+def test_tables_of_pairs_worked_out_by_hand() -> None:
+    weight = torch.cat([WEIGHT, 2 * WEIGHT, 4 * WEIGHT, 8 * WEIGHT])
+    first = [[[1, 3], [-1, -3], [2, 6], [-2, -6], [4, 12], [-4, -12], [8, 24], [-8, -24]]]
+    last = [[[6, 0], [-6, 0], [12, 0], [-12, 0], [24, 0], [-24, 0], [48, 0], [-48, 0]]]
+    for emit, given_ in ((tables.for_groups_forward, weight), (tables.for_groups_backward, weight.transpose(0, 1))):
+        table = values(table_of(BF16_GROUPS[0], emit, given_.contiguous(), (0, 2))[0])
+        assert table[0, 0].tolist() == first
+        assert table[1, 1].tolist() == last
+
+
+@settings(max_examples=12)
+@given(
+    st.sampled_from(KINDS),
+    st.sampled_from([tables.for_groups_forward, tables.for_groups_backward]),
+    *[st.integers(8, 19)] * 2,
+    st.sampled_from([1, 9]),
+    st.data(),
+)
+def test_a_part_of_any_table_is_all_that_is_written(
+    vectors: Vectors, emit: Emitter, outs: int, ins: int, size: int, data: st.DataObject
+) -> None:
+    weight = drawn(2, outs, ins, size)
+    rows = -(-(ins if emit is tables.for_groups_forward else outs) // vectors.parts)
+    first = data.draw(st.integers(0, rows - 1))
+    last = data.draw(st.integers(first + 1, rows))
+    part, expected = table_of(vectors, emit, weight, (first, last))
+    assert len(part) == rows
+    assert np.array_equal(part[first:last], expected[first:last])
+    assert values(part[:first]).isnan().all()
+    assert values(part[last:]).isnan().all()
