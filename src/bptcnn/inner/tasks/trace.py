@@ -20,7 +20,6 @@ COLOURS = {
     Kind.BACKWARD_DATA: "#f2a65a",
     Kind.BACKWARD_WEIGHT: "#f4d35e",
     Kind.REDUCE: "#c3a1d1",
-    Kind.UPDATE: "#90c695",
 }
 INK, PALE, PAPER, BAND, CRITICAL = "#1f2933", "#7b8794", "#ffffff", "#f3f5f7", "#b00020"
 LEFT, RIGHT, TOP, ROW, GAP = 64, 20, 62, 26, 4  # margins and rows, in pixels
@@ -47,7 +46,7 @@ def chrome_trace(tasks: Sequence[Task], schedule: Schedule) -> dict[str, Any]:
         >>> from bptcnn.inner.tasks.dag import diamond
         >>> events = chrome_trace(diamond(), schedule(diamond(), 2, (1e-3, 5e-3, 2e-3, 1e-3)))["traceEvents"]
         >>> [(event["name"], event["ts"], event["dur"]) for event in events if event["ph"] == "X"][-1]
-        ('conv 1 update', 6000.0, 1000.0)
+        ('norm 1 reduce', 6000.0, 1000.0)
     """
     _check_match(tasks, schedule)
     critical, ready = set(schedule.critical_path), schedule.ready_s
