@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from bptcnn import durable
 from bptcnn.errors import RunFolderError
 
 if TYPE_CHECKING:
@@ -33,10 +34,9 @@ _LOCK = "run.lock"
 _SESSION = "session"
 _EVENTS = "events.jsonl"
 _TENSORBOARD = "tensorboard"
-_PART = ".part"  # a file that is being written
 
 # What a start that was killed may leave in a folder that is no run yet.
-_START_UP = {_LOCK, _CONFIG, _SESSION, _CONFIG + _PART, _SESSION + _PART}
+_START_UP = {_LOCK, _CONFIG, _SESSION, _CONFIG + durable.PART, _SESSION + durable.PART}
 
 
 class RunFolder:
@@ -102,7 +102,7 @@ class RunFolder:
                 if run.config_path.exists():  # another process was faster, or the run is an earlier one
                     run._made = None
                     raise RunFolderError(_occupied(run, config_toml))
-                _replace(run.config_path, config_toml)
+                durable.replace(run.config_path, config_toml.encode())
         except BaseException:
             run.discard()
             raise
@@ -166,7 +166,7 @@ class RunFolder:
             if not text.strip().isdecimal():
                 raise RunFolderError(f"{str(counter)!r} is damaged: write the number of earlier sessions into it")
             number = int(text) + 1
-            _replace(counter, f"{number}\n")
+            durable.replace(counter, b"%d\n" % number)
         return number
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -178,7 +178,7 @@ class RunFolder:
         assert self._lock is not None, "only the process that holds the lock writes a summary"
         strict = json.loads(json.dumps(dict(summary)), parse_constant=lambda name: None)
         with _explained(self.path):
-            _replace(self.summary_path, json.dumps(strict, indent=2, allow_nan=False) + "\n")
+            durable.replace(self.summary_path, json.dumps(strict, indent=2, allow_nan=False).encode() + b"\n")
 
     def read_summary(self) -> dict[str, Any] | None:
         """The outcome, or None as long as there is none.
@@ -272,21 +272,6 @@ def _locked(path: Path) -> IO[str]:
     file.write(f"{os.getpid()}\n")
     file.flush()
     return file
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file aside, then give it its name, durably."""
-    part = path.with_name(path.name + _PART)
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @contextmanager
