@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from bptcnn.errors import UnsupportedError
-from bptcnn.inner.account import account
+from bptcnn.inner.account import BARS, LastStep, account
 from bptcnn.inner.compiled import Compiled, host_vectors
 from bptcnn.inner.eager import Eager
 from bptcnn.inner.graph.layers import Dropout
@@ -26,6 +26,7 @@ from bptcnn.inner.machine.hardware import Simd
 from bptcnn.inner.machine.threads import one_thread
 from bptcnn.inner.plan import Gradients
 from bptcnn.inner.tasks.dag import Kind
+from bptcnn.inner.tasks.trace import timeline_svg
 from bptcnn.models import ModelConfig, build
 
 Shape = tuple[int, int, int]
@@ -307,6 +308,7 @@ def test_the_account_of_a_step_names_every_task_and_breaks_no_dependency(vectors
     assert 0 < schedule.makespan_s < 60
     convolutions = sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in network.modules())
     assert len({task.layer for task in tasks if task.kind is Kind.BACKWARD_WEIGHT}) == convolutions
+    assert LastStep.of(compiled).drawing == timeline_svg(tasks, schedule, most=BARS)
 
 
 class Chance(nn.Module):

@@ -135,6 +135,19 @@ def test_a_layer_is_named_where_there_is_room() -> None:
     assert texts(drawn(long, width=480)).count(long[0].layer) == 1
 
 
+def test_a_drawing_with_too_little_room_keeps_the_critical_path_and_the_longest() -> None:
+    seconds = (1e-3, 5e-3, 2e-3, 3e-3, 4e-3, 1e-3)
+    fan = tuple(Task(place, Kind.FORWARD, "conv 1", place, (), 0, 0) for place in range(5))
+    tasks = (*fan, Task(5, Kind.LOSS, "loss", 0, tuple(range(5)), 0, 0))
+    plan = schedule(tasks, 5, seconds)  # each on a lane of its own; critical are 1 and the loss
+    assert set(boxes(ElementTree.fromstring(timeline_svg(tasks, plan, most=4)))) == {1, 5, 4, 3}
+    assert set(boxes(ElementTree.fromstring(timeline_svg(tasks, plan, most=1)))) == {1}
+    said = "4 of 6 tasks: the critical path's, then the longest"
+    assert said in texts(ElementTree.fromstring(timeline_svg(tasks, plan, most=4)))
+    assert timeline_svg(tasks, plan, most=6) == timeline_svg(tasks, plan)
+    assert "of 6 tasks" not in timeline_svg(tasks, plan)
+
+
 def test_nothing_a_layer_is_called_breaks_the_drawing() -> None:
     odd = tuple(replace(task, layer="</g>&\"'<b>") for task in TASKS)
     drawing = drawn(odd)
