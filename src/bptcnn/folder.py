@@ -8,6 +8,7 @@
     events.jsonl         what happened (telemetry.EventLog)
     tensorboard/         curves (telemetry.TensorBoardLog)
     checkpoints/         states to resume from (checkpoint)
+    timelines/           the workers' last steps, drawn (report.timelines)
     summary.json         the outcome
     model.safetensors    the trained network
 """
@@ -54,6 +55,7 @@ class RunFolder:
         model_path: the trained network.
         checkpoints_path: the folder of all checkpoints.
         tensorboard_path: the folder for TensorBoard's ``--logdir``.
+        timelines_path: the folder of the workers' last steps, drawn.
 
     Example:
         >>> import tempfile
@@ -73,6 +75,7 @@ class RunFolder:
         self.model_path = path / "model.safetensors"
         self.checkpoints_path = path / "checkpoints"
         self.tensorboard_path = path / _TENSORBOARD
+        self.timelines_path = path / "timelines"
         self._made = made
         self._lock: IO[str] | None = None
 
