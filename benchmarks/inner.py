@@ -10,7 +10,9 @@ Not timed: start, compilation, warm-up, and one step before each repeat, for the
 
 ``of peak``: images/s x floating-point operations of convolutions and linear layers / what one core reaches in a matrix
 product or a convolution (the best of all repeats, PyTorch) x cores. ``MB``: peak memory of the process, framework
-included. Contenders whose framework is not there are skipped; ``pip install -e '.[bench]'`` brings them.
+included. ``capacity left``: what a process that keeps one core busy leaves, by the time that it really had; beside it
+half a core less, which is what would be left if all shared that core equally. Contenders whose framework is not there
+are skipped; ``pip install -e '.[bench]'`` brings them.
 
     python benchmarks/inner.py
     python benchmarks/inner.py --models resnet20 --precisions fp32 --contenders ours pytorch "compile channels_last"
@@ -133,9 +135,9 @@ def measure(case: Case, options: argparse.Namespace, peak_gflops: float) -> Resu
             for label in labels[first:] + labels[:first]:
                 results.turns[label].append(crew[label].turn())
             if to_disturb:
-                with disturbance(cores()[-1]):
+                with disturbance(cores()[-1]) as disturber:
                     for label in to_disturb[:: 1 if round_ % 2 else -1]:
-                        results.turns.setdefault(f"{label}, disturbed", []).append(crew[label].turn())
+                        results.turns.setdefault(f"{label}, disturbed", []).append(crew[label].turn(disturber))
     return results
 
 

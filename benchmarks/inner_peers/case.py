@@ -114,6 +114,7 @@ class Turn:
         peak_bytes: most memory that the process ever held.
         loss: of the last step.
         idle_cores: cores that it kept busy since its last turn, while it should have slept.
+        lost_cores: cores that the process which disturbed it had meanwhile.
     """
 
     seconds: float
@@ -122,6 +123,7 @@ class Turn:
     peak_bytes: int
     loss: float
     idle_cores: float
+    lost_cores: float
 
 
 @dataclass(frozen=True)

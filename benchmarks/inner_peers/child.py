@@ -48,12 +48,12 @@ def main(descriptor: int) -> None:
         raise
     pipe.send(Ready(runner.version, losses, num_steps))
     asleep_s, idle_cpu_s = time.perf_counter(), time.process_time()
-    while pipe.recv():
+    while (disturber := pipe.recv()) is not None:
         # A nap too short to tell is taken for a longer one.
         idle_cores = (time.process_time() - idle_cpu_s) / max(0.1, time.perf_counter() - asleep_s)
-        turn = timed(runner, num_steps, idle_cores)
+        done = timed(runner, num_steps, idle_cores, disturber)
         asleep_s, idle_cpu_s = time.perf_counter(), time.process_time()
-        pipe.send(turn)
+        pipe.send(done)
 
 
 def make(setup: Setup) -> Runner:
@@ -75,15 +75,20 @@ def warm_up(runner: Runner, seconds: float) -> int:
         num_steps *= 2
 
 
-def timed(runner: Runner, num_steps: int, idle_cores: float) -> Turn:
+def timed(runner: Runner, num_steps: int, idle_cores: float, disturber: int) -> Turn:
     """One repeat, after a step that brings what it needs back into the caches."""
     runner.run(1)
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    began_s = time.perf_counter()
+    began_s, lost_s = time.perf_counter(), cpu_seconds(disturber)
     loss = runner.run(num_steps)
-    seconds = time.perf_counter() - began_s
+    seconds, lost_s = time.perf_counter() - began_s, cpu_seconds(disturber) - lost_s
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
-    return Turn(seconds, num_steps, faults, peak_bytes(), loss, idle_cores)
+    return Turn(seconds, num_steps, faults, peak_bytes(), loss, idle_cores, lost_s / seconds)
+
+
+def cpu_seconds(process: int) -> float:
+    """That a process has had; 0 is none."""
+    return int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) * 1e-9 if process else 0.0
 
 
 def peak_bytes() -> int:

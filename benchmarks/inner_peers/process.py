@@ -51,10 +51,10 @@ class Contender:
         except (EOFError, OSError):
             self.ready = Skipped(f"died with {self._last_words()}")
 
-    def turn(self) -> Turn:
-        """Have it do one timed repeat."""
+    def turn(self, disturber: int = 0) -> Turn:
+        """Have it do one timed repeat; 0, or the process that is in its way."""
         time.sleep(CALM_S)
-        self._pipe.send(True)
+        self._pipe.send(disturber)
         try:
             turn = self._pipe.recv()
         except (EOFError, OSError) as error:
@@ -80,14 +80,14 @@ class Contender:
 
 
 @contextmanager
-def disturbance(core: int) -> Iterator[None]:
-    """Keep a core busy meanwhile, as another user's process does."""
+def disturbance(core: int) -> Iterator[int]:
+    """Keep a core busy meanwhile, as another user's process does; its number."""
     loop = f"import os\nwhile os.getppid() == {os.getpid()}:\n for _ in range(10**6): pass"
     process = subprocess.Popen([sys.executable, "-c", loop])
     os.sched_setaffinity(process.pid, [core])
     try:
         time.sleep(0.2)  # until it runs
-        yield
+        yield process.pid
     finally:
         process.kill()
         process.wait()

@@ -75,12 +75,17 @@ class Results:
         """What other circumstances come to."""
         if "ours, 1 core" in self.turns and "ours, 2 cores" in self.turns:
             yield "ours, 2 cores / 1 core", self.ratio("ours, 2 cores", "ours, 1 core")
-        left = (self.cores - 0.5) / self.cores
         for label in ("ours", "pytorch"):
-            if f"{label}, disturbed" in self.turns:
-                kept = self.ratio(f"{label}, disturbed", label)
+            if disturbed := self.turns.get(f"{label}, disturbed"):
+                kept, lost = self.ratio(f"{label}, disturbed", label), [turn.lost_cores for turn in disturbed]
+                pairs = [
+                    (share * self.cores, self.cores - cores) for share, cores in zip(kept.samples, lost, strict=True)
+                ]
                 yield f"{label}, disturbed / undisturbed", kept
-                yield f"{label}, disturbed / capacity left", Series("1", [value / left for value in kept.samples])
+                yield f"{label}, disturbed: cores that the other process had", Series("1", lost)
+                yield f"{label}, disturbed / capacity left", Series("1", [used / left for used, left in pairs])
+                fair = Series("1", [used / (self.cores - 0.5) for used, _ in pairs])
+                yield f"{label}, disturbed / all but half a core", fair
 
     def series(self) -> dict[str, Series]:
         """All of it, for the record."""
