@@ -38,12 +38,13 @@ def test_a_new_run_gets_its_folder_and_its_parents(tmp_path: Path) -> None:
         assert run.read_summary() is None
         assert tree(run.path) == ["config.toml", "run.lock"]
     names = [run.events_path, run.summary_path, run.model_path, run.checkpoints_path, run.tensorboard_path]
-    assert [str(name.relative_to(run.path)) for name in names] == [
+    assert [str(name.relative_to(run.path)) for name in [*names, run.timelines_path]] == [
         "events.jsonl",
         "summary.json",
         "model.safetensors",
         "checkpoints",
         "tensorboard",
+        "timelines",
     ]
 
 

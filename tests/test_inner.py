@@ -86,6 +86,26 @@ def test_steps_are_those_of_torchs_sgd_on_the_same_network(
         torch.testing.assert_close(learner.flat.module.state_dict()[name], value, rtol=1e-6, atol=1e-6)
 
 
+def test_the_last_step_is_told_if_it_was_compiled() -> None:
+    learner = a_learner(normed, batch_size=20, num_lanes=2)
+    assert learner.last_step() is None
+    steps(learner, 0, 1)
+    told = learner.last_step()
+    assert told is not None
+    assert told.num_lanes == 2
+    assert 0.5 <= told.balance <= 1
+    assert 0 <= told.waiting_s < told.seconds < 60
+    assert f"balance {told.balance:.2f}" in told.drawing
+    learner.step(np.arange(120), epoch=1, lr=0.1)  # more samples than it was compiled for
+    assert learner.last_step() is None
+
+
+def test_a_network_that_pytorch_serves_has_no_step_to_tell_of() -> None:
+    learner = a_learner(lambda shape, classes: nn.Sequential(nn.Hardswish(), linear(shape, classes)))
+    steps(learner, 0)
+    assert learner.last_step() is None
+
+
 def test_bf16_learns_too_and_its_weights_stay_float32() -> None:
     learner = a_learner(precision="bf16")
     first = learner.step(BATCHES[0], epoch=1, lr=0.1).loss

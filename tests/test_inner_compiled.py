@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from bptcnn.errors import UnsupportedError
-from bptcnn.inner.account import account
+from bptcnn.inner.account import BARS, LastStep, account
 from bptcnn.inner.compiled import Compiled, host_vectors
 from bptcnn.inner.eager import Eager
 from bptcnn.inner.graph.layers import Dropout
@@ -26,6 +26,7 @@ from bptcnn.inner.machine.processor import Simd
 from bptcnn.inner.machine.threads import one_thread
 from bptcnn.inner.plan import Gradients
 from bptcnn.inner.tasks.dag import Kind
+from bptcnn.inner.tasks.trace import timeline_svg
 from bptcnn.models import ModelConfig, build
 
 Shape = tuple[int, int, int]
@@ -303,12 +304,13 @@ def test_the_account_of_a_step_names_every_task_and_breaks_no_dependency(vectors
     compiled = Compiled(network, (3, 8, 8), 64, Lanes(3), vectors)
     compiled(*a_batch((3, 8, 8), 64), functional.cross_entropy)
     tasks, schedule = account(compiled)  # made, it has checked itself
-    assert {task.kind for task in tasks} == set(Kind) - {Kind.UPDATE}
+    assert {task.kind for task in tasks} == set(Kind)
     assert schedule.num_lanes == 3
     assert 0 < schedule.balance <= 1
     assert 0 < schedule.makespan_s < 60
     convolutions = sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in network.modules())
     assert len({task.layer for task in tasks if task.kind is Kind.BACKWARD_WEIGHT}) == convolutions
+    assert LastStep.of(compiled).drawing == timeline_svg(tasks, schedule, most=BARS)
 
 
 class Chance(nn.Module):

@@ -55,7 +55,7 @@ def test_the_longer_way_through_a_diamond_starts_first() -> None:
     plan = schedule(diamond(), 1, (1, 2, 5, 1))
     assert plan.start_s == (0, 6, 1, 8)
     assert (plan.lane, plan.makespan_s, plan.balance) == ((0, 0, 0, 0), 9, 1)
-    # what ends last before the update is task 1: it was ready at 1 and waited for task 2
+    # what ends last before the reduction is task 1: it was ready at 1 and waited for task 2
     assert (plan.critical_path, plan.critical_waiting_s) == ((0, 1, 3), 5)
 
 

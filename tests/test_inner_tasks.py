@@ -36,7 +36,7 @@ def paths_from(graph: Graph, task: int) -> list[list[int]]:
 
 def test_a_kind_is_written_as_its_value() -> None:
     assert f"{Kind.BACKWARD_WEIGHT}" == str(Kind.BACKWARD_WEIGHT) == "backward-weight"
-    assert Kind("update") is Kind.UPDATE
+    assert Kind("reduce") is Kind.REDUCE
 
 
 def test_levels_count_the_tasks_before() -> None:

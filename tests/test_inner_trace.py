@@ -64,7 +64,7 @@ def test_each_task_is_a_bar_in_microseconds() -> None:
         ("loss loss", "loss", 1, 0, 1000),
         ("conv 1 backward-data", "backward-data", 2, 1000, 5000),
         ("conv 1 backward-weight", "backward-weight", 1, 1000, 2000),
-        ("conv 1 update", "update", 1, 6000, 1000),
+        ("norm 1 reduce", "reduce", 1, 6000, 1000),
     ]
     assert bars(events())[3]["args"] == {
         "task": 3,
@@ -119,7 +119,7 @@ def test_the_drawing_explains_itself() -> None:
     drawing = drawn()
     said = texts(drawing)
     assert said[0] == "2 lanes, 7 ms, balance 0.90, 0 ms of waiting on the critical path"
-    assert {"lane 0", "lane 1", "loss", "backward-data", "backward-weight", "update", "critical path"} <= set(said)
+    assert {"lane 0", "lane 1", "loss", "backward-data", "backward-weight", "reduce", "critical path"} <= set(said)
     assert "forward" not in said  # the legend names what is there
     first = said.index("0")
     assert said[first : first + 9] == ["0", "1", "2", "3", "4", "5", "6", "7", "milliseconds"]
@@ -129,10 +129,23 @@ def test_the_drawing_explains_itself() -> None:
 
 
 def test_a_layer_is_named_where_there_is_room() -> None:
-    assert texts(drawn()).count("conv 1") == 3
-    assert texts(drawn(width=480)).count("conv 1") == 3
+    for said in (texts(drawn()), texts(drawn(width=480))):
+        assert (said.count("conv 1"), said.count("norm 1")) == (2, 1)
     long = tuple(replace(task, layer="a block of many layers with a long name") for task in TASKS)
     assert texts(drawn(long, width=480)).count(long[0].layer) == 1
+
+
+def test_a_drawing_with_too_little_room_keeps_the_critical_path_and_the_longest() -> None:
+    seconds = (1e-3, 5e-3, 2e-3, 3e-3, 4e-3, 1e-3)
+    fan = tuple(Task(place, Kind.FORWARD, "conv 1", place, (), 0, 0) for place in range(5))
+    tasks = (*fan, Task(5, Kind.LOSS, "loss", 0, tuple(range(5)), 0, 0))
+    plan = schedule(tasks, 5, seconds)  # each on a lane of its own; critical are 1 and the loss
+    assert set(boxes(ElementTree.fromstring(timeline_svg(tasks, plan, most=4)))) == {1, 5, 4, 3}
+    assert set(boxes(ElementTree.fromstring(timeline_svg(tasks, plan, most=1)))) == {1}
+    said = "4 of 6 tasks: the critical path's, then the longest"
+    assert said in texts(ElementTree.fromstring(timeline_svg(tasks, plan, most=4)))
+    assert timeline_svg(tasks, plan, most=6) == timeline_svg(tasks, plan)
+    assert "of 6 tasks" not in timeline_svg(tasks, plan)
 
 
 def test_nothing_a_layer_is_called_breaks_the_drawing() -> None:

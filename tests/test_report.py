@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from summaries import summary, worker
 
+from bptcnn.errors import RunFolderError
+from bptcnn.inner.account import LastStep
+from bptcnn.report import timelines
 from bptcnn.report.diagnosis import most_waiting, who_is_slow
 from bptcnn.report.format import duration, percent
 from bptcnn.report.result import account_line, result_lines
@@ -148,6 +152,42 @@ def test_a_narrow_terminal_gets_fewer_columns_but_whole_ones(width: int, heading
     assert max(map(len, lines)) <= width
     assert headings in [" ".join(line.split()) for line in lines]
     assert "…" not in "".join(lines)
+
+
+A_STEP = LastStep(num_lanes=4, seconds=0.0123, balance=0.914, waiting_s=4.5e-4, drawing="<svg>0.91 ms</svg>")
+
+
+def test_each_worker_that_tells_of_its_last_step_has_a_line_and_a_drawing(tmp_path: Path) -> None:
+    rows = timelines.write(tmp_path / "timelines", {3: A_STEP, 0: replace(A_STEP, num_lanes=2)})
+    drawn = text(overview(summary(last_steps=rows)))
+    assert max(map(len, drawn.splitlines())) <= 80
+    lines = [" ".join(line.split()) for line in drawn.splitlines()]
+    first = lines.index("worker threads last step balance critical wait timeline")
+    assert lines[first + 1 : first + 3] == [
+        "0 2 12.30 ms 0.91 0.45 ms timelines/worker-0.svg",
+        "3 4 12.30 ms 0.91 0.45 ms timelines/worker-3.svg",
+    ]
+    assert (tmp_path / rows[1]["timeline"]).read_text() == A_STEP.drawing
+
+
+def test_drawings_of_an_earlier_session_make_room(tmp_path: Path) -> None:
+    folder = tmp_path / "timelines"
+    timelines.write(folder, {0: A_STEP, 1: A_STEP})
+    timelines.write(folder, {1: replace(A_STEP, drawing="<svg/>")})
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("worker-1.svg", "<svg/>")]
+
+
+def test_without_a_measured_step_there_is_neither_a_line_nor_a_folder(tmp_path: Path) -> None:
+    assert timelines.write(tmp_path / "timelines", {}) == []
+    assert not list(tmp_path.iterdir())
+    for run in (summary(), summary(last_steps=[])):  # an earlier version's summary has no such rows
+        assert "timeline" not in text(overview(run))
+
+
+def test_drawings_that_cannot_be_written_are_explained(tmp_path: Path) -> None:
+    (tmp_path / "timelines").touch()
+    with pytest.raises(RunFolderError, match=r"timelines' can't be written \(.*\): make room and"):
+        timelines.write(tmp_path / "timelines", {0: A_STEP})
 
 
 def test_a_run_that_stopped_early_says_why() -> None:

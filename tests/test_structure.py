@@ -22,6 +22,7 @@ SOURCE = ROOT / "src" / "bptcnn"
 LEVELS = {
     "errors": 0,
     "section": 1,
+    "durable": 1,
     "data": 2,
     "models": 2,
     "checkpoint": 2,

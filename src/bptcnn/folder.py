@@ -8,6 +8,7 @@
     events.jsonl         what happened (telemetry.EventLog)
     tensorboard/         curves (telemetry.TensorBoardLog)
     checkpoints/         states to resume from (checkpoint)
+    timelines/           the workers' last steps, drawn (report.timelines)
     summary.json         the outcome
     model.safetensors    the trained network
 """
@@ -23,6 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from bptcnn import durable
 from bptcnn.errors import RunFolderError
 
 if TYPE_CHECKING:
@@ -33,10 +35,9 @@ _LOCK = "run.lock"
 _SESSION = "session"
 _EVENTS = "events.jsonl"
 _TENSORBOARD = "tensorboard"
-_PART = ".part"  # a file that is being written
 
 # What a start that was killed may leave in a folder that is no run yet.
-_START_UP = {_LOCK, _CONFIG, _SESSION, _CONFIG + _PART, _SESSION + _PART}
+_START_UP = {_LOCK, _CONFIG, _SESSION, _CONFIG + durable.PART, _SESSION + durable.PART}
 
 
 class RunFolder:
@@ -54,6 +55,7 @@ class RunFolder:
         model_path: the trained network.
         checkpoints_path: the folder of all checkpoints.
         tensorboard_path: the folder for TensorBoard's ``--logdir``.
+        timelines_path: the folder of the workers' last steps, drawn.
 
     Example:
         >>> import tempfile
@@ -73,6 +75,7 @@ class RunFolder:
         self.model_path = path / "model.safetensors"
         self.checkpoints_path = path / "checkpoints"
         self.tensorboard_path = path / _TENSORBOARD
+        self.timelines_path = path / "timelines"
         self._made = made
         self._lock: IO[str] | None = None
 
@@ -102,7 +105,7 @@ class RunFolder:
                 if run.config_path.exists():  # another process was faster, or the run is an earlier one
                     run._made = None
                     raise RunFolderError(_occupied(run, config_toml))
-                _replace(run.config_path, config_toml)
+                durable.replace(run.config_path, config_toml.encode())
         except BaseException:
             run.discard()
             raise
@@ -166,7 +169,7 @@ class RunFolder:
             if not text.strip().isdecimal():
                 raise RunFolderError(f"{str(counter)!r} is damaged: write the number of earlier sessions into it")
             number = int(text) + 1
-            _replace(counter, f"{number}\n")
+            durable.replace(counter, b"%d\n" % number)
         return number
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -178,7 +181,7 @@ class RunFolder:
         assert self._lock is not None, "only the process that holds the lock writes a summary"
         strict = json.loads(json.dumps(dict(summary)), parse_constant=lambda name: None)
         with _explained(self.path):
-            _replace(self.summary_path, json.dumps(strict, indent=2, allow_nan=False) + "\n")
+            durable.replace(self.summary_path, json.dumps(strict, indent=2, allow_nan=False).encode() + b"\n")
 
     def read_summary(self) -> dict[str, Any] | None:
         """The outcome, or None as long as there is none.
@@ -272,21 +275,6 @@ def _locked(path: Path) -> IO[str]:
     file.write(f"{os.getpid()}\n")
     file.flush()
     return file
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file aside, then give it its name, durably."""
-    part = path.with_name(path.name + _PART)
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from bptcnn.errors import ConfigError, DivergedError, RunFolderError, WorkersLos
 from bptcnn.folder import RunFolder
 from bptcnn.models import FlatModel, load_model, save_model
 from bptcnn.outer.status import Status
+from bptcnn.report import timelines
 
 Model = Callable[..., nn.Module]
 Data = tuple[Dataset[Any], Dataset[Any]]
@@ -134,6 +135,7 @@ class Task:
                 flat = FlatModel(self.job.network())
                 flat.load(result.weights)
                 save_model(folder.model_path, flat.state_dict())
+            summary |= {"last_steps": timelines.write(folder.timelines_path, result.last_steps)}
             folder.write_summary(summary)
         if result.error is not None:
             raise result.error

@@ -100,6 +100,7 @@ def test_workers_that_die_or_stand_still_are_replaced_and_nothing_is_lost(
     assert sum(worker["replaced"] for worker in run.summary["workers"]) == 2
     replaced = [notice.split(": ")[1].split(" for ")[0] for notice in observer.notices if " is replaced: " in notice]
     assert sorted(replaced) == ["it was silent", "its process died"]
+    assert drawn(run) == [0, 1, 2]  # those who took their places have told, too
     until(lambda: not actors("Worker"), "the end of the stopped process", patience_s=10)
     assert capfd.readouterr() == ("", "")
 
@@ -128,6 +129,19 @@ def test_a_synchronous_run_decides_what_the_simulated_one_decides(tmp_path: Path
     real = train(config, out=tmp_path / "real")
     virtual = simulate(config, out=tmp_path / "virtual", timing_only=True)
     assert leases(real.path) == leases(virtual.path)
+    assert drawn(real) == [0, 1]
+    assert drawn(virtual) == []
+
+
+def drawn(run: Run) -> list[int]:
+    """Workers whose last step the summary tells of, each with a drawing that says the same."""
+    rows = run.summary["last_steps"]
+    files = {path.relative_to(run.path).as_posix(): path.read_text() for path in run.path.glob("timelines/*")}
+    assert sorted(files) == [row["timeline"] for row in rows]
+    for row in rows:
+        assert f", balance {row['balance']:.2f}, " in files[row["timeline"]]
+        assert 0 <= row["critical_waiting_seconds"] < row["seconds"] < 60
+    return [row["worker"] for row in rows]
 
 
 def test_an_asynchronous_run_can_be_played_again_and_says_where_the_machine_is_too_slow(tmp_path: Path) -> None:

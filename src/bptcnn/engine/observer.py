@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from bptcnn.errors import BptcnnError
+from bptcnn.inner.account import LastStep
 from bptcnn.outer.messages import Vector
 from bptcnn.outer.status import Status
 
@@ -27,9 +30,11 @@ class Result(NamedTuple):
         weights: the final ones; None if only timing was simulated.
         notices: what the user was told.
         error: what went wrong in the user's own code, to be raised once the rest is written.
+        last_steps: what workers told of theirs; nothing where time is virtual.
     """
 
     summary: dict[str, Any]
     weights: Vector | None
     notices: tuple[str, ...]
     error: BptcnnError | None = None
+    last_steps: Mapping[int, LastStep] = MappingProxyType({})

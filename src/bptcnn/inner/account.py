@@ -2,11 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from bptcnn.inner.compiled import Compiled
 from bptcnn.inner.tasks.dag import Kind, Task, followers
 from bptcnn.inner.tasks.schedule import Schedule, measured
+from bptcnn.inner.tasks.trace import timeline_svg
+
+BARS = 360
+"""Of a worker's drawing at most: it travels to the driver, and is to stay below 100 kB however deep the network is."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastStep:
+    """What a worker tells of the last step that it computed.
+
+    Attributes:
+        num_lanes: threads that computed it.
+        seconds: from its first task to the end of its last one.
+        balance: mean / largest time that a thread worked, 0 to 1.
+        waiting_s: seconds that tasks of the critical path waited for a thread.
+        drawing: its timeline, an SVG document.
+    """
+
+    num_lanes: int
+    seconds: float
+    balance: float
+    waiting_s: float
+    drawing: str
+
+    @classmethod
+    def of(cls, compiled: Compiled) -> LastStep:
+        """Add the last step up and draw it.
+
+        Args:
+            compiled: has computed at least one step.
+
+        Example:
+            >>> import torch
+            >>> from torch import nn
+            >>> from bptcnn.inner.lanes import Lanes
+            >>> compiled = Compiled(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (1, 2, 2), 8, Lanes(1))
+            >>> _ = compiled(torch.ones(8, 1, 2, 2), torch.zeros(8, dtype=torch.int64), nn.functional.cross_entropy)
+            >>> step = LastStep.of(compiled)
+            >>> step.num_lanes, step.balance, step.drawing[:4]
+            (1, 1.0, '<svg')
+        """
+        tasks, schedule = account(compiled)
+        return cls(
+            num_lanes=schedule.num_lanes,
+            seconds=schedule.makespan_s,
+            balance=schedule.balance,
+            waiting_s=schedule.critical_waiting_s,
+            drawing=timeline_svg(tasks, schedule, most=BARS),
+        )
 
 
 def account(compiled: Compiled) -> tuple[tuple[Task, ...], Schedule]:

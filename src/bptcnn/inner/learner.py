@@ -14,6 +14,7 @@ from torch.optim.sgd import sgd
 
 from bptcnn.data import Batch, Samples
 from bptcnn.errors import DataError, DivergedError, ModelError
+from bptcnn.inner.account import LastStep
 from bptcnn.inner.compiled import Compiled
 from bptcnn.inner.descent import Descent
 from bptcnn.inner.eager import Eager, Precision
@@ -69,6 +70,7 @@ class Learner:
     ) -> None:
         self.flat = FlatModel(module.to(device))
         self._compiled: Compiled | None = None
+        self._last: Compiled | None = None
         self._on_gpu: Gradients | None = None
         if device.type == "cuda":
             self._num_outputs = _num_outputs(module, samples.shape, device)
@@ -105,6 +107,7 @@ class Learner:
         batch = self._samples.batch(indices, epoch)
         self.flat.module.train()
         compiled = self._compiled if self._compiled and len(indices) <= self._compiled.capacity else None
+        self._last = compiled
         if self._on_gpu is not None:
             _check_labels(batch.labels, self._num_outputs)  # here, as they would end every later call to the GPU
             loss, scores = self._on_gpu(batch.images, batch.labels, functional.cross_entropy)
@@ -175,6 +178,10 @@ class Learner:
     def forget(self) -> None:
         """Drop an unanswered push: the next ``fold`` starts from the global weights alone."""
         self._pushed = None
+
+    def last_step(self) -> LastStep | None:
+        """The account of the last step; None if there was none, or PyTorch computed it."""
+        return None if self._last is None else LastStep.of(self._last)
 
     def validate(self) -> float | None:
         """Accuracy on the held-out subset, 0 to 1; None without one."""

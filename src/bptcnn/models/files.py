@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import nn
 
+from bptcnn import durable
 from bptcnn.errors import ModelError
 from bptcnn.models.flat import cloned
 
@@ -29,13 +29,8 @@ def save_model(path: Path, model: nn.Module | Mapping[str, torch.Tensor]) -> Non
     """
     state = model.state_dict() if isinstance(model, nn.Module) else model
     data = safetensors.save(dict(cloned(state)), metadata={"format": "pt"})
-    part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        durable.replace(path, data)
     except OSError as error:
         raise ModelError(
             f"cannot write model {str(path)!r} ({error.strerror}): make room and make it writable"

@@ -69,6 +69,16 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {rest_min} min" if hours else f"{minutes} min {rest_s} s"
 
 
+def milliseconds(seconds: float | None) -> str:
+    """A short span of time.
+
+    Example:
+        >>> milliseconds(0.01234), milliseconds(1.5), milliseconds(None)
+        ('12.34 ms', '1,500.00 ms', '-')
+    """
+    return UNKNOWN if seconds is None else f"{1e3 * seconds:,.2f} ms"
+
+
 def size(num_bytes: float | None) -> str:
     """A number of bytes in decimal units.
 

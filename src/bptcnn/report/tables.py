@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bptcnn.report.columns import fitted
-from bptcnn.report.format import count, duration, number, percent, size
+from bptcnn.report.format import count, duration, milliseconds, number, percent, size
 from bptcnn.report.result import account_line, time_taken
 
 T = TypeVar("T")
@@ -22,6 +22,9 @@ WORKER_HEADINGS = ("worker", "samples/s", "asked", "samples", "pushes", "stalene
 EXPENDABLE = ("staleness", "pushes", "busy", "asked", "replaced", "samples")
 """Columns that a narrow terminal does without, the least important first."""
 
+STEP_HEADINGS = ("worker", "threads", "last step", "balance", "critical wait", "timeline")
+STEP_EXPENDABLE = ("threads", "last step", "critical wait", "balance")
+
 
 def overview(summary: Mapping[str, Any], width: int = 80) -> RenderableType:
     """All that a summary says.
@@ -31,10 +34,13 @@ def overview(summary: Mapping[str, Any], width: int = 80) -> RenderableType:
         width: of the terminal, in characters.
 
     Returns:
-        Header, workers, account of the samples and accuracy over time.
+        Header, workers, their last steps, account of the samples and accuracy over time.
     """
     account = account_line(summary["samples"], summary.get("samples_total"))
-    parts: list[RenderableType] = [header(summary), "", workers(summary, width), "", account, ""]
+    parts: list[RenderableType] = [header(summary), "", workers(summary, width), ""]
+    if summary.get("last_steps"):  # else PyTorch served all workers, or time was virtual
+        parts += [last_steps(summary["last_steps"], width), ""]
+    parts += [account, ""]
     if summary["time_to_accuracy"]:
         parts += [accuracy_curve(summary["time_to_accuracy"], width), ""]
     return Group(*parts)
@@ -93,6 +99,30 @@ def workers(summary: Mapping[str, Any], width: int = 80) -> Table:
         for worker, waiting in zip(summary["workers"], summary["waiting_fraction"], strict=True)
     ]
     return fitted(WORKER_HEADINGS, rows, width, EXPENDABLE)
+
+
+def last_steps(rows: Sequence[Mapping[str, Any]], width: int = 80) -> Table:
+    """One row for each worker that told of its last step.
+
+    Args:
+        rows: as in ``summary.json``.
+        width: of the terminal, in characters.
+
+    Returns:
+        Threads, time, balance of the threads, how long tasks of the critical path waited for one, and the drawing.
+    """
+    cells = [
+        (
+            str(row["worker"]),
+            count(row["threads"]),
+            milliseconds(row["seconds"]),
+            number(row["balance"], digits=2),
+            milliseconds(row["critical_waiting_seconds"]),
+            row["timeline"],
+        )
+        for row in rows
+    ]
+    return fitted(STEP_HEADINGS, cells, width, STEP_EXPENDABLE, left=("timeline",))
 
 
 def accuracy_curve(points: Sequence[Sequence[float]], width: int = 80) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from bptcnn.engine.job import Job
 from bptcnn.engine.ray.failure import described
 from bptcnn.engine.ray.worker import WorkerActor
 from bptcnn.errors import BptcnnError, TrainingError, WorkerError
+from bptcnn.inner.account import LastStep
 
 
 class Crew:
@@ -29,6 +31,7 @@ class Crew:
         self._speeds, self._per_machine = speeds, per_machine
         self._handles: dict[int, Any] = {}
         self._running: dict[Any, int] = {}
+        self._over: dict[int, Any] = {}
         self.idle: dict[int, str] = {}
         """Workers without a process, and why."""
 
@@ -75,6 +78,25 @@ class Crew:
         for call in ended:
             worker = self._running.pop(call)
             self.idle[worker] = _epitaph(worker, call)
+            self._over[worker] = call
+
+    def last_steps(self, timeout_s: float) -> dict[int, LastStep]:
+        """What workers tell that have ended in order, as each does when it hears that the run is over.
+
+        Args:
+            timeout_s: how long to wait for those that have not.
+
+        Returns:
+            By worker; those that died, stand still or were served by PyTorch have nothing to tell.
+        """
+        if self._running:
+            ended, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=timeout_s)
+            self._over |= {self._running.pop(call): call for call in ended}
+        steps: dict[int, LastStep] = {}
+        for worker, call in sorted(self._over.items()):
+            with suppress(ray.exceptions.RayError):  # the run is over: who died now, and of what, changes nothing
+                steps[worker] = ray.get(call, timeout=timeout_s)
+        return {worker: step for worker, step in steps.items() if step is not None}
 
 
 def _epitaph(worker: int, call: Any) -> str:

@@ -35,6 +35,9 @@ FROZEN_S = 60.0
 SERVER_PATIENCE_S = 150.0
 """How long a dead server may take to come back."""
 
+FAREWELL_S = 1.0
+"""How long a run that is over waits for what its workers tell of their last steps; most have ended by then."""
+
 STOPPING = "stopping: the last checkpoint is being written (Ctrl-C again ends at once)"
 """The answer to the first Ctrl-C."""
 
@@ -80,11 +83,13 @@ class RayEngine:
             self._start(per_machine=-(-config.workers.count // num_machines))
             try:
                 summary, weights = self._watch()
+                steps = self._crew.last_steps(FAREWELL_S)
             finally:
                 self._signals.end()
                 self._end()
         self._notices.conclude(summary)
-        return Result(summary | {"setup_seconds": self._setup_s}, weights, tuple(self._notices.texts), self._error)
+        summary |= {"setup_seconds": self._setup_s}
+        return Result(summary, weights, tuple(self._notices.texts), self._error, steps)
 
     def _check(self) -> None:
         """Find out before anything is started that the run cannot go on."""

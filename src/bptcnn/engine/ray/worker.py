@@ -20,6 +20,7 @@ from bptcnn.engine.ray.server import Answer
 from bptcnn.engine.translate import pushed, work
 from bptcnn.errors import ConfigError, DivergedError, WorkerError
 from bptcnn.inner import LocalWorker, Throttle
+from bptcnn.inner.account import LastStep
 from bptcnn.inner.machine.devices import device_named
 from bptcnn.inner.machine.hardware import num_cores
 from bptcnn.inner.machine.memory import keep_memory
@@ -63,8 +64,11 @@ class WorkerActor:
         self._device = torch.device("cpu")
         sys.setswitchinterval(SWITCH_S)
 
-    def run(self) -> None:
+    def run(self) -> LastStep | None:
         """Take part until the end.
+
+        Returns:
+            The account of the last step; None if it was not compiled.
 
         Raises:
             ConfigError: the device that the user asked for is not there.
@@ -74,6 +78,7 @@ class WorkerActor:
             self._device = device_named(self._job.config.workers.device, self._worker)
             self._learner = self._job.learner(self._job.network(), self._threads, self._device)
             self._stay(self._measure())
+            return self._learner.last_step()
         except (ray.exceptions.RayError, ConfigError):
             raise  # the server's, or Ray's own; or the user's, who is told in the same words
         except Exception as error:

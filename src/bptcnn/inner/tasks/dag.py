@@ -1,7 +1,8 @@
 """The tasks of one local step: which depend on which, and how far each is from the beginning and from the end.
 
 A task is a block of samples, or a tile of weights, of one part of one layer. Forward, backward and reduction of a layer
-wait for each other; its backward-weight and update lie off the longest path, its backward-data lies on it.
+wait for each other; its backward-weight lies off the longest path, its backward-data lies on it. Weights move in the
+task that made their gradient.
 
 Source: Chen, Li, Bilal, Zhou, Li, Yu, "A bi-layered parallel training architecture for large-scale convolutional neural
 networks", IEEE TPDS 30(5), 2019, section on inner-layer parallel training.
@@ -23,7 +24,6 @@ class Kind(str, Enum):
     BACKWARD_DATA = "backward-data"
     BACKWARD_WEIGHT = "backward-weight"
     REDUCE = "reduce"
-    UPDATE = "update"
 
     __str__ = str.__str__  # the class that does this by itself came with Python 3.11
 
@@ -164,5 +164,5 @@ def diamond() -> tuple[Task, ...]:
         Task(0, Kind.LOSS, "loss", 0, (), 1e6, 1e4),
         Task(1, Kind.BACKWARD_DATA, "conv 1", 0, (0,), 5e6, 1e4),
         Task(2, Kind.BACKWARD_WEIGHT, "conv 1", 0, (0,), 2e6, 1e4),
-        Task(3, Kind.UPDATE, "conv 1", 0, (1, 2), 1e6, 1e4),
+        Task(3, Kind.REDUCE, "norm 1", 0, (1, 2), 1e6, 1e4),
     )

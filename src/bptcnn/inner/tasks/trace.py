@@ -20,7 +20,6 @@ COLOURS = {
     Kind.BACKWARD_DATA: "#f2a65a",
     Kind.BACKWARD_WEIGHT: "#f4d35e",
     Kind.REDUCE: "#c3a1d1",
-    Kind.UPDATE: "#90c695",
 }
 INK, PALE, PAPER, BAND, CRITICAL = "#1f2933", "#7b8794", "#ffffff", "#f3f5f7", "#b00020"
 LEFT, RIGHT, TOP, ROW, GAP = 64, 20, 62, 26, 4  # margins and rows, in pixels
@@ -47,7 +46,7 @@ def chrome_trace(tasks: Sequence[Task], schedule: Schedule) -> dict[str, Any]:
         >>> from bptcnn.inner.tasks.dag import diamond
         >>> events = chrome_trace(diamond(), schedule(diamond(), 2, (1e-3, 5e-3, 2e-3, 1e-3)))["traceEvents"]
         >>> [(event["name"], event["ts"], event["dur"]) for event in events if event["ph"] == "X"][-1]
-        ('conv 1 update', 6000.0, 1000.0)
+        ('norm 1 reduce', 6000.0, 1000.0)
     """
     _check_match(tasks, schedule)
     critical, ready = set(schedule.critical_path), schedule.ready_s
@@ -95,13 +94,14 @@ def chrome_trace(tasks: Sequence[Task], schedule: Schedule) -> dict[str, Any]:
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
-def timeline_svg(tasks: Sequence[Task], schedule: Schedule, width: int = 960) -> str:
+def timeline_svg(tasks: Sequence[Task], schedule: Schedule, width: int = 960, most: int | None = None) -> str:
     """Draw a step: a row for each lane, a bar for each task, the critical path outlined.
 
     Args:
         tasks: in order.
         schedule: of these tasks.
         width: of the drawing, in pixels; 480 or more.
+        most: bars at most, those of the critical path first, then the longest; the drawing says so. None for all.
 
     Returns:
         An SVG document that refers to nothing outside it; what a pointer rests on is explained.
@@ -134,10 +134,14 @@ def timeline_svg(tasks: Sequence[Task], schedule: Schedule, width: int = 960) ->
         parts.append(f'<text x="{LEFT - 8}" y="{y + 17}" text-anchor="end">lane {lane}</text>')
     scale = (width - LEFT - RIGHT) / (schedule.makespan_s or 1.0)
     parts += _axis(schedule.makespan_s, scale, bottom)
-    critical = set(schedule.critical_path)
+    critical, ready = set(schedule.critical_path), schedule.ready_s
+    shown = _foremost(tasks, schedule, critical, len(tasks) if most is None else most)
+    if len(shown) < len(tasks):
+        note = f"{len(shown)} of {len(tasks)} tasks: the critical path's, then the longest"
+        parts.append(f'<text x="12" y="{bottom + 34}" fill="{PALE}">{escape(note)}</text>')
     # The outlined ones last, so that no neighbour covers an outline.
-    for task in sorted(tasks, key=lambda task: (task.id in critical, task.id)):
-        parts += _bar(task, schedule, scale, critical=task.id in critical)
+    for task in sorted(shown, key=lambda task: (task.id in critical, task.id)):
+        parts += _bar(task, schedule, ready[task.id], scale, critical=task.id in critical)
     return "\n".join([*parts, "</svg>", ""])
 
 
@@ -149,13 +153,22 @@ def _named(event: str, lane: int, name: str) -> dict[str, Any]:
     return {"name": event, "ph": "M", "pid": PROCESS, "tid": 1 + lane, "args": {"name": name}}
 
 
-def _bar(task: Task, schedule: Schedule, scale: float, *, critical: bool) -> Iterator[str]:
+def _foremost(tasks: Sequence[Task], schedule: Schedule, critical: set[int], most: int) -> list[Task]:
+    """The tasks that a drawing without room for all of them shows."""
+
+    def weight(task: Task) -> tuple[bool, float]:
+        return task.id in critical, schedule.finish_s[task.id] - schedule.start_s[task.id]
+
+    return sorted(tasks, key=weight, reverse=True)[:most]
+
+
+def _bar(task: Task, schedule: Schedule, ready_s: float, scale: float, *, critical: bool) -> Iterator[str]:
     start, finish = schedule.start_s[task.id], schedule.finish_s[task.id]
     x, y = LEFT + start * scale, TOP + schedule.lane[task.id] * (ROW + GAP)
     length = max((finish - start) * scale, 0.5)  # the shortest are still to be seen
     note = (
         f"lane {schedule.lane[task.id]}: {task.layer} {task.kind}, part {task.part}, "
-        f"{_ms(start)} to {_ms(finish)} ms, waited {_ms(start - schedule.ready_s[task.id])} ms"
+        f"{_ms(start)} to {_ms(finish)} ms, waited {_ms(start - ready_s)} ms"
         f"{', on the critical path' if critical else ''}"
     )
     outline = f'stroke="{CRITICAL}" stroke-width="2"' if critical else f'stroke="{PAPER}" stroke-width="0.5"'
@@ -197,7 +210,13 @@ def _ticks(last: float) -> list[tuple[float, str]]:
 
 
 def _rect(x: float, y: float, width: float, height: float, fill: str, more: str = "") -> str:
-    return f'<rect x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}" fill="{fill}" {more}/>'
+    place = f'x="{_px(x)}" y="{_px(y)}" width="{_px(width)}" height="{_px(height)}"'
+    return f'<rect {place} fill="{fill}" {more}/>'
+
+
+def _px(pixels: float) -> str:
+    """A length in hundredths of a pixel, as short as can be: a drawing holds thousands."""
+    return f"{pixels:.2f}".rstrip("0").rstrip(".")
 
 
 def _ms(seconds: float) -> str:
