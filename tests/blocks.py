@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from math import prod
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 import torch
 from llvmlite import ir
 
-from bptcnn.inner.kernels.jit import Code
+from bptcnn.inner.kernels.image import place
+from bptcnn.inner.kernels.jit import compiled_here
+from bptcnn.inner.kernels.link import link
 from bptcnn.inner.kernels.shape import Vectors
 from bptcnn.inner.lowering.buffers import Array, aligned
-from bptcnn.inner.machine.hardware import host_simd
+from bptcnn.inner.machine.processor import host_simd
 
 Memory = npt.NDArray[Any]
 """float32, or the bits of bfloat16 as uint16."""
@@ -53,19 +56,18 @@ class Bench:
 
     def __init__(self, vectors: Vectors) -> None:
         self.width, self._simd = vectors.width, vectors
-        self._module = ir.Module()
         self._emitted: dict[object, tuple[str, Any]] = {}
-        self._code: Code | None = None
+        self._texts: dict[str, str] = {}
+        self._addresses: dict[str, int] = {}
         self._guards: list[npt.NDArray[np.uint8]] = []
 
     def emit(self, kernel: Any, *shape: Any, **options: Any) -> tuple[str, int]:
         """Add a kernel; its name and into how many tiles its work falls."""
         key = (kernel, shape, tuple(options.items()))
         if key not in self._emitted:
-            # All are compiled together, at the first call; what is asked for later is compiled with them again.
-            self._code = None
-            name = f"kernel_{len(self._emitted)}"
-            self._emitted[key] = name, kernel(self._module, name, self._simd, *shape, **options)
+            name, module = f"kernel_{len(self._emitted)}", ir.Module()
+            self._emitted[key] = name, kernel(module, name, self._simd, *shape, **options)
+            self._texts[name] = str(module)
         return self._emitted[key]
 
     def memory(self, *shape: int) -> Array:
@@ -117,9 +119,12 @@ class Bench:
 
     def call(self, name: str, *arguments: Memory | int) -> None:
         """Run a kernel."""
-        if self._code is None:
-            self._code = Code(self._module)
-        self._code.call(name, *(each if isinstance(each, int) else each.ctypes.data for each in arguments))
+        if self._texts:
+            new = [link(program) for program in compiled_here(list(self._texts.values()))]
+            self._addresses.update(zip(self._texts, place(new), strict=True))
+            self._texts.clear()
+        places = [each if isinstance(each, int) else each.ctypes.data for each in arguments]
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._addresses[name])((ctypes.c_int64 * len(places))(*places))
         assert all((guard == _NAN).all() for guard in self._guards)
 
 

@@ -20,8 +20,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Plans that are measured here are nobody else's."""
-    os.environ["BPTCNN_CACHE"] = str(tmp_path_factory.mktemp("plans"))
+    """What is measured and compiled here is nobody else's, and not made before."""
+    os.environ["BPTCNN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

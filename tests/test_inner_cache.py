@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bptcnn.inner import cache
+from bptcnn.inner import cache, kept
 
 PARTS = ("AMD EPYC; 4 cores", "lenet5", (64, 1, 28, 28), "fp32")
 PLAN = {"lanes": 4, "tiles": [6, 16], "seconds": 0.25}
@@ -21,9 +21,8 @@ PLAN = {"lanes": 4, "tiles": [6, 16], "seconds": 0.25}
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of plans, not made yet."""
-    folder = tmp_path / "deep" / "plans"
-    monkeypatch.setenv("BPTCNN_CACHE", str(folder))
-    return folder
+    monkeypatch.setenv("BPTCNN_CACHE", str(tmp_path / "deep"))
+    return tmp_path / "deep" / "plans"
 
 
 def only_file(home: Path) -> Path:
@@ -122,7 +121,7 @@ def test_a_folder_in_place_of_a_file_counts_as_absent(home: Path) -> None:
 
 def test_a_file_in_place_of_the_folder_stops_nobody(home: Path) -> None:
     home.parent.mkdir()
-    home.touch()
+    home.touch()  # what is asked for lies below a file
     assert not cache.save(PLAN, *PARTS)
     assert cache.load(*PARTS) is None
 
@@ -149,7 +148,7 @@ def test_a_full_or_read_only_disk_stops_nobody_and_keeps_the_earlier_plan(
 
     with monkeypatch.context() as patch:
         if failing == "write":
-            patch.setattr(cache.tempfile, "mkstemp", fail)
+            patch.setattr(kept.tempfile, "mkstemp", fail)
         else:
             patch.setattr(Path, failing, fail)
         assert not cache.save({"lanes": 2}, *PARTS)
@@ -192,7 +191,7 @@ def test_an_empty_variable_switches_caching_off(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("BPTCNN_CACHE", "")
-    assert cache.folder() is None
+    assert kept.folder("plans") is None
     assert not cache.save(PLAN, *PARTS)
     assert cache.load(*PARTS) is None
     assert not list(tmp_path.iterdir())
@@ -205,8 +204,8 @@ def test_an_empty_variable_switches_caching_off(tmp_path: Path, monkeypatch: pyt
         (None, "", "~/.cache/bptcnn/plans"),
         (None, "relative/is/ignored", "~/.cache/bptcnn/plans"),
         (None, "/caches", "/caches/bptcnn/plans"),
-        ("/plans", "/caches", "/plans"),
-        ("~/plans", None, "~/plans"),
+        ("/ours", "/caches", "/ours/plans"),
+        ("~/ours", None, "~/ours/plans"),
     ],
 )
 def test_the_folder_is_ours_or_the_users_caches(
@@ -217,7 +216,7 @@ def test_the_folder_is_ours_or_the_users_caches(
         monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
-    assert cache.folder() == Path(expected.replace("~", str(tmp_path)))
+    assert kept.folder("plans") == Path(expected.replace("~", str(tmp_path)))
 
 
 def test_without_a_home_nothing_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,5 +226,5 @@ def test_without_a_home_nothing_is_cached(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("BPTCNN_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
-    assert cache.folder() is None
+    assert kept.folder("plans") is None
     assert not cache.save(PLAN, *PARTS)

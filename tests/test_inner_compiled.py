@@ -22,7 +22,7 @@ from bptcnn.inner.graph.reader import graph
 from bptcnn.inner.kernels import library
 from bptcnn.inner.kernels.shape import Plane, Vectors
 from bptcnn.inner.lanes import Lanes
-from bptcnn.inner.machine.hardware import Simd
+from bptcnn.inner.machine.processor import Simd
 from bptcnn.inner.machine.threads import one_thread
 from bptcnn.inner.plan import Gradients
 from bptcnn.inner.tasks.dag import Kind
@@ -293,9 +293,9 @@ def test_room_for_gradients_is_used_again() -> None:
 def test_an_equal_network_needs_no_new_code() -> None:
     shape = (1, 12, 12)
     Compiled(a_network(zoo("lenet5"), shape), shape, 16, LANES)
-    known = len(library._compiled)
+    known = len(library._placed)
     Compiled(a_network(zoo("lenet5"), shape), shape, 16, LANES)
-    assert len(library._compiled) == known
+    assert len(library._placed) == known
 
 
 @each_precision

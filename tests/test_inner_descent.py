@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from llvmlite import ir
+from blocks import Bench
 from torch import nn
 from torch.nn import functional
 
@@ -16,7 +16,6 @@ from bptcnn.inner import step as step_module
 from bptcnn.inner.compiled import Compiled
 from bptcnn.inner.descent import Descent, SgdOptimizer
 from bptcnn.inner.kernels.descent import sgd
-from bptcnn.inner.kernels.jit import Code
 from bptcnn.inner.kernels.shape import Vectors
 from bptcnn.inner.lanes import Lanes
 from bptcnn.inner.plan import Plan
@@ -72,20 +71,19 @@ def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, count: int, s
     ],
 )
 def test_two_updates_worked_out_by_hand(momentum: float, nesterov: bool, expected: list[float]) -> None:
-    module = ir.Module()
-    sgd(module, "sgd", Vectors(4, 16), momentum=momentum > 0, nesterov=nesterov)
-    code = Code(module)
+    bench = Bench(Vectors(4, 16))
+    name, _ = bench.emit(sgd, momentum=momentum > 0, nesterov=nesterov)
     # 11 numbers from 2 on: vectors and a rest, nothing in front of or behind them.
     weight, gradient, velocity = torch.full((15,), 2.0), torch.full((15,), 3.0), torch.zeros(15)
     numbers, stay = torch.tensor([0.1, momentum, 0.5]), torch.zeros(1, dtype=torch.int32)
     pointers = [tensor.data_ptr() for tensor in (weight, gradient, velocity, numbers, stay)]
     for wanted in expected:
-        code.call("sgd", *pointers, 2, 13)
+        bench.call(name, *pointers, 2, 13)
         torch.testing.assert_close(weight[2:13], torch.full((11,), wanted))
         assert weight[:2].tolist() == [2, 2] == weight[13:].tolist()
     stay[0] = 1
     before = weight.clone(), velocity.clone()
-    code.call("sgd", *pointers, 2, 13)
+    bench.call(name, *pointers, 2, 13)
     assert torch.equal(weight, before[0])
     assert torch.equal(velocity, before[1])
 

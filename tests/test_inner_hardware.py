@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bptcnn import __version__
-from bptcnn.inner.machine import hardware
-from bptcnn.inner.machine.hardware import Simd, affinity, cache_bytes, fingerprint, num_cores, pin, quota_cores, simd
+from bptcnn.inner.machine import hardware, processor
+from bptcnn.inner.machine.hardware import affinity, cache_bytes, fingerprint, num_cores, pin, quota_cores
+from bptcnn.inner.machine.processor import Simd, features, host_simd, simd
 
 V2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"
 V1 = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct"
@@ -285,25 +286,28 @@ def test_vectors_follow_from_the_flags(flags: set[str], machine: str, expected: 
     assert simd(frozenset(flags), machine) == expected
 
 
-def test_this_machine_has_vectors_as_its_compiler_says(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("field", ["flags", "Features"])
+def test_the_first_processor_says_what_it_has(tmp_path: Path, field: str) -> None:
+    listed = f"processor\t: 0\n{field}\t\t: fma avx2\n\nprocessor\t: 1\n{field}\t\t: avx512f\n"
+    assert features(Machine(tmp_path).write("proc/cpuinfo", listed).root) == {"fma", "avx2"}
+
+
+def test_where_the_kernel_lists_nothing_the_compiler_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llvm = import_module("llvmlite.binding")
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(llvm, "get_host_cpu_features", lambda: {"avx512f": False, "avx2": True, "fma": True})
-    assert hardware.host_simd() == Simd(8, 16, False)
+    assert host_simd(tmp_path) == Simd(8, 16, False)
 
     def unknown() -> None:
         raise RuntimeError("failed to get host cpu features")
 
     monkeypatch.setattr(llvm, "get_host_cpu_features", unknown)
-    assert hardware.host_simd() == Simd(4, 16, False)
+    assert host_simd(tmp_path) == Simd(4, 16, False)
 
 
-def test_this_machine_and_its_kernel_agree_on_vectors() -> None:
-    text = Path("/proc/cpuinfo")
-    if platform.machine() != "x86_64" or not text.exists():
-        pytest.skip("the kernel does not list flags of x86 here")
-    flags = next(line for line in text.read_text().splitlines() if line.startswith("flags")).split()
-    assert hardware.host_simd() == simd(frozenset(flags), "x86_64")
+def test_kernel_and_compiler_agree_on_vectors() -> None:
+    found = import_module("llvmlite.binding").get_host_cpu_features()
+    assert host_simd() == simd(frozenset(name for name, there in found.items() if there), platform.machine())
 
 
 def with_caches(root: Path, *caches: tuple[str, str, str]) -> Path:
@@ -347,7 +351,7 @@ ARM = "processor\t: 0\nBogoMIPS\t: 2100.00\nCPU implementer\t: 0x41\nCPU variant
 def test_a_fingerprint_names_processor_cores_vectors_and_versions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpuinfo: str, name: str
 ) -> None:
-    monkeypatch.setattr(hardware, "host_simd", lambda: Simd(16, 32, True))
+    monkeypatch.setattr(processor, "host_simd", lambda root: Simd(16, 32, True))
     monkeypatch.setattr(platform, "processor", lambda: "some cpu")
     monkeypatch.setitem(__import__("sys").modules, "torch", SimpleNamespace(__version__="2.9"))
     machine = Machine(tmp_path, groups="0::/\n", mounts=V2).v2("", "200000 100000\n").write("proc/cpuinfo", cpuinfo)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bptcnn.inner.kernels import tables
 from bptcnn.inner.kernels.shape import Vectors
-from bptcnn.inner.machine.hardware import host_simd
+from bptcnn.inner.machine.processor import host_simd
 
 Emitter = Callable[..., None]
 

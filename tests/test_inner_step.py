@@ -18,7 +18,7 @@ from bptcnn.inner import TrainStep
 from bptcnn.inner.compiled import Compiled
 from bptcnn.inner.eager import Eager
 from bptcnn.inner.lanes import Lanes
-from bptcnn.inner.machine.hardware import Simd
+from bptcnn.inner.machine.processor import Simd
 from bptcnn.inner.plan import Gradients, plan
 from bptcnn.inner.step import gradients
 from bptcnn.models import ModelConfig, build

@@ -1,44 +1,21 @@
 """Measured plans, kept between runs: one JSON file each, named by what the plan depends on.
 
-A plan can always be measured again. So a file that is damaged or of another format counts as absent, and a folder that
-can't be written to stops nobody.
-
-The folder is ``$BPTCNN_CACHE`` where that is set (empty: no caching), otherwise ``bptcnn/plans`` in ``$XDG_CACHE_HOME``
-or ``~/.cache``.
+A file that is damaged or of another format counts as absent.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
+
+from bptcnn.inner import kept
 
 Part: TypeAlias = str | int | float | bool | Sequence["Part"] | None
 
+KIND = "plans"
 FORMAT = 1
-
-
-def folder() -> Path | None:
-    """Where plans are kept; not made yet, perhaps.
-
-    Returns:
-        The folder; None when caching is off or there is no home to keep it in.
-
-    Source: XDG Base Directory Specification; a relative ``$XDG_CACHE_HOME`` is to be ignored.
-    """
-    ours = os.environ.get("BPTCNN_CACHE")
-    theirs = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        if ours is not None:
-            return Path(ours).expanduser() if ours else None
-        return (theirs if theirs.is_absolute() else Path.home() / ".cache") / "bptcnn" / "plans"
-    except RuntimeError:  # no home
-        return None
 
 
 def key(*parts: Part) -> str:
@@ -66,12 +43,9 @@ def load(*parts: Part) -> dict[str, Any] | None:
     Returns:
         The plan as it was saved; None if there is none that can be read and is of this format.
     """
-    home = folder()
-    if home is None:
-        return None
     try:
-        content = json.loads((home / _name(*parts)).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = json.loads(kept.read(KIND, _name(*parts)) or b"null")
+    except (ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         return None
@@ -90,7 +64,7 @@ def save(plan: Mapping[str, Any], *parts: Part) -> bool:
         Whether it is kept; False when caching is off or the folder can't be written to.
 
     Example:
-        >>> import tempfile
+        >>> import os, tempfile
         >>> from unittest import mock
         >>> with tempfile.TemporaryDirectory() as home, mock.patch.dict(os.environ, BPTCNN_CACHE=home):
         ...     save({"lanes": 4}, "lenet5", (64, 1, 28, 28))
@@ -99,32 +73,10 @@ def save(plan: Mapping[str, Any], *parts: Part) -> bool:
         True
         {'lanes': 4}
     """
-    home = folder()
-    if home is None:
-        return False
     # The parts are for people who look into the file.
     content = json.dumps({"format": FORMAT, "parts": parts, "plan": dict(plan)}, indent=1)
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        _replace(home / _name(*parts), content)
-    except (OSError, ValueError):  # a ValueError: the folder's name holds a null byte
-        return False
-    return True
+    return kept.write(KIND, _name(*parts), content.encode())
 
 
 def _name(*parts: Part) -> str:
     return f"{key(*parts)}.json"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write aside under a name of its own, as several workers may measure the same plan at once, then rename."""
-    number, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem[:12]}-", suffix=".part")
-    part = Path(name)
-    try:
-        with os.fdopen(number, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        part.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise

@@ -24,7 +24,7 @@ from bptcnn.inner.lowering.forward import lower_forward
 from bptcnn.inner.lowering.loss import lower_loss
 from bptcnn.inner.lowering.program import Program
 from bptcnn.inner.lowering.writer import Writer
-from bptcnn.inner.machine.hardware import host_simd
+from bptcnn.inner.machine.processor import host_simd
 from bptcnn.inner.machine.threads import one_thread
 from bptcnn.inner.tasks.dag import Kind, seconds_of
 

@@ -12,10 +12,11 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
 
 from bptcnn.inner.kernels import runner
-from bptcnn.inner.kernels.jit import Code
+from bptcnn.inner.kernels.image import address_of
+from bptcnn.inner.kernels.library import Library
+from bptcnn.inner.kernels.shape import Vectors
 from bptcnn.inner.lowering.program import Program
 from bptcnn.inner.tasks.dag import followers
 from bptcnn.inner.tasks.schedule import priorities
@@ -35,7 +36,6 @@ class Table:
 
     Attributes:
         order: the tasks' numbers, best first.
-        calls: what each lane's loop is called with.
     """
 
     def __init__(
@@ -64,13 +64,14 @@ class Table:
         of_block = np.array([program.blocks[task] for task in self.order], np.int64)
         self._kept = tables, arguments, of_block, blocks
         addresses = [table.ctypes.data for table in tables]
-        clock = _address("clock_gettime"), time.CLOCK_MONOTONIC
+        clock = address_of("clock_gettime"), time.CLOCK_MONOTONIC
         for_all = (of_block.ctypes.data, blocks.ctypes.data)
         times, inside = (self._times.ctypes.data, self._lane.ctypes.data), self._inside.ctypes.data
-        self.calls = [
-            _array([*addresses, count, *times, lane, inside, _address("sched_yield"), *for_all, *clock])
+        self._calls = [
+            _array([*addresses, count, *times, lane, inside, address_of("sched_yield"), *for_all, *clock])
             for lane in range(num_lanes)
         ]
+        self._loop = _loop()
 
     def record(self) -> tuple[list[int], list[int], list[int]]:
         """Of each task, in the order of their numbers: who ran it last, and its start and finish in nanoseconds."""
@@ -84,6 +85,14 @@ class Table:
             os.sched_yield()
         np.copyto(self._waiting, self._waiting_at_first)
         self._left[0] = len(self._waiting)
+
+    def work(self, lane: int) -> None:
+        """Take and run tasks until none is left.
+
+        Args:
+            lane: who works.
+        """
+        self._loop(ctypes.addressof(self._calls[lane]))
 
 
 class Lanes:
@@ -103,8 +112,7 @@ class Lanes:
 
     def __init__(self, num_lanes: int) -> None:
         self.num_lanes = num_lanes
-        self._loop = _loop()
-        self._helpers = [_Helper(self._loop) for _ in range(num_lanes - 1)]
+        self._helpers = [_Helper() for _ in range(num_lanes - 1)]
         self.close = weakref.finalize(self, _close, self._helpers)
 
     def run(self, table: Table) -> None:
@@ -116,14 +124,13 @@ class Lanes:
         table.arm()
         for lane, helper in enumerate(self._helpers, 1):
             helper.wake(table, lane)
-        self._loop(ctypes.addressof(table.calls[0]))
+        table.work(0)
 
 
 class _Helper:
-    """A thread that runs the loop whenever it is woken."""
+    """A thread that works on a table whenever it is woken."""
 
-    def __init__(self, loop: Callable[[int], None]) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
         self._bell = threading.Lock()  # held while there is nothing to do
         self._bell.acquire()
         self._job: tuple[Table, int] | None = None
@@ -143,7 +150,7 @@ class _Helper:
             if job is None:
                 return
             table, lane = job
-            self._loop(ctypes.addressof(table.calls[lane]))
+            table.work(lane)
             del job, table
 
 
@@ -154,18 +161,10 @@ def _close(helpers: list[_Helper]) -> None:
 
 @cache
 def _loop() -> Callable[[int], None]:
-    """The loop of a lane; first called before there are lanes, for two threads at once would each compile one."""
-    module = ir.Module()
-    runner.lane(module, "lane")
-    code = Code(module)
-    loop: Callable[[int], None] = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address("lane"))
-    loop.code = code  # type: ignore[attr-defined]  # keeps it in memory
-    return loop
-
-
-def _address(function: str) -> int:
-    """Where a function of the C library begins."""
-    return ctypes.cast(getattr(ctypes.CDLL(None), function), ctypes.c_void_p).value or 0
+    """The loop of a lane, which is for any vectors the same."""
+    library = Library(Vectors(4, 16))
+    name, _ = library.use(runner.lane)
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(library.compile()[name])
 
 
 def _starts(groups: Sequence[Sequence[object]]) -> Numbers:

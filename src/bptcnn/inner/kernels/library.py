@@ -1,4 +1,8 @@
-"""The kernels of this process: each emitted and compiled once, however many layers, networks and workers use it."""
+"""The kernels of this process: each made once, however many layers, networks and workers use it.
+
+What an earlier process made is found on disk. Where all of a network's kernels are, nothing is emitted and no compiler
+is started.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,17 @@ from typing import Any
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.jit import Code
+from bptcnn.inner.kernels import jit, store
+from bptcnn.inner.kernels.image import Image, place
+from bptcnn.inner.kernels.link import link
 from bptcnn.inner.kernels.shape import Vectors
 
-_compiled: dict[object, tuple[int, Any, Code]] = {}
-"""Address of each kernel, what its emitter said of it, and what keeps it in memory."""
+_placed: dict[str, tuple[int | None, int]] = {}
+"""Of each kernel, what its emitter said of it and where its code begins."""
 
 
 class Library:
-    """Collects the kernels of a network, then compiles those that are new.
+    """Collects the kernels of a network, then makes those that are new.
 
     Args:
         vectors: the registers and what they hold.
@@ -32,36 +38,70 @@ class Library:
 
     def __init__(self, vectors: Vectors) -> None:
         self.vectors = vectors
-        self._module = ir.Module()
-        self._used: dict[object, tuple[str, Any]] = {}
+        self._used: dict[str, int | None] = {}
+        self._found: dict[str, Image] = {}
+        self._emitted: dict[str, str] = {}
 
     def use(self, emit: Callable[..., Any], *shape: object, **options: object) -> tuple[str, Any]:
         """Ask for a kernel.
 
         Args:
             emit: a function of this package: ``emit(module, name, vectors, *shape, **options)``.
-            shape: hashable.
-            options: hashable.
+            shape: of numbers, words and frozen dataclasses of them, which say in full what they are.
+            options: likewise.
 
         Returns:
             The kernel's name, and what ``emit`` said of it.
         """
-        key = (emit, self.vectors, shape, tuple(sorted(options.items())))
-        if key not in self._used:
-            name = f"{emit.__name__}_{len(self._used)}"
-            known = _compiled.get(key)
-            said = known[1] if known else emit(self._module, name, self.vectors, *shape, **options)
-            self._used[key] = name, said
-        return self._used[key]
+        name = described(emit, self.vectors, *shape, **options)
+        if name not in self._used:
+            if name in _placed:
+                self._used[name], _ = _placed[name]
+            elif found := store.load(name):
+                self._used[name], self._found[name] = found
+            else:
+                module = ir.Module()
+                self._used[name] = emit(module, "kernel", self.vectors, *shape, **options)
+                self._emitted[name] = str(module)
+        return name, self._used[name]
 
     def compile(self) -> dict[str, int]:
-        """Compile what is new.
+        """Make what is new.
 
         Returns:
             Where the code of each kernel begins, by its name.
+
+        Raises:
+            UnsupportedError: a kernel can't be compiled for this machine.
         """
-        new = {key: name for key, (name, _) in self._used.items() if key not in _compiled}
-        if new:
-            code = Code(self._module)
-            _compiled.update({key: (code.address(name), self._used[key][1], code) for key, name in new.items()})
-        return {name: _compiled[key][0] for key, (name, _) in self._used.items()}
+        if self._emitted:
+            for name, program in zip(self._emitted, jit.compiled(list(self._emitted.values())), strict=True):
+                self._found[name] = link(program)
+                store.save(name, self._used[name], self._found[name])
+            self._emitted.clear()
+            store.tidy()
+        if self._found:
+            addresses = place(list(self._found.values()))
+            _placed.update(
+                {name: (self._used[name], address) for name, address in zip(self._found, addresses, strict=True)}
+            )
+            self._found.clear()
+        return {name: _placed[name][1] for name in self._used}
+
+
+def described(emit: Callable[..., Any], *shape: object, **options: object) -> str:
+    """Say what a kernel is, in words that are the same in every process.
+
+    Args:
+        emit: its emitter.
+        shape: given to it.
+        options: given to it.
+
+    Example:
+        >>> from bptcnn.inner.kernels import pointwise
+        >>> described(pointwise.rectify, Vectors(4, 16), 64)
+        'pointwise.rectify(Vectors(lanes=4, registers=16, bf16=False, channels=1), 64)'
+    """
+    given = [repr(each) for each in shape] + [f"{name}={value!r}" for name, value in sorted(options.items())]
+    assert " at 0x" not in "".join(given), f"an address means nothing in another process: {given}"
+    return f"{emit.__module__.rsplit('.', 1)[-1]}.{emit.__qualname__}({', '.join(given)})"

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from llvmlite import ir
 
 from bptcnn.inner.kernels.emit import I32, I64, PTR, Value
+from bptcnn.inner.kernels.shape import Vectors
 
 TAKEN = -1
 """In place of the number of tasks that a task waits for."""
@@ -21,7 +22,7 @@ PATIENCE = 200
 """Looks at the table before a lane without work offers its core to others."""
 
 
-def lane(module: ir.Module, name: str) -> None:
+def lane(module: ir.Module, name: str, _: Vectors) -> None:
     """Emit the loop.
 
     It is called with:

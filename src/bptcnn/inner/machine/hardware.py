@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores, vector registers, caches.
+"""What this process may use of the machine: cores and caches; and what a measurement on it depends on.
 
 What the kernel says is read below a root folder, so that a test can make a machine up. Whatever is missing or can't be
 understood counts as not said: asking about the hardware never fails.
@@ -7,26 +7,24 @@ understood counts as not said: asking about the hardware never fails.
 from __future__ import annotations
 
 import os
-import platform
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import version
 from math import ceil
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-_ROOT = Path("/")
+from bptcnn.inner.machine import processor
+from bptcnn.inner.machine.processor import ROOT
+
 _CACHE_BYTES = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
 _UNIT_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_NAMED_BY = ("model name", "cpu family", "model", "CPU implementer", "CPU variant", "CPU part")
 
 
 # ------------------------------------------------------------------------------------------------ cores
 
 
-def num_cores(root: Path = _ROOT) -> int:
+def num_cores(root: Path = ROOT) -> int:
     """Cores that this process may keep busy: a container granted 2 of 64 cores sees 2.
 
     Ask before ``pin``: a pinned thread, and every thread that it starts, sees one core.
@@ -46,7 +44,7 @@ def num_cores(root: Path = _ROOT) -> int:
     return cores if quota is None else min(cores, max(1, ceil(quota)))
 
 
-def quota_cores(root: Path = _ROOT) -> float | None:
+def quota_cores(root: Path = ROOT) -> float | None:
     """The tightest CPU quota of this process's control groups, from its own up to where they are mounted.
 
     Args:
@@ -104,8 +102,8 @@ class _Mount(NamedTuple):
 
 def _groups(root: Path) -> Iterator[Path]:
     """Folders of this process's control groups and of all groups around them."""
-    mounts = list(_mounts(_text(root / "proc/self/mountinfo")))
-    for kind, group in _memberships(_text(root / "proc/self/cgroup")):
+    mounts = list(_mounts(processor.text(root / "proc/self/mountinfo")))
+    for kind, group in _memberships(processor.text(root / "proc/self/cgroup")):
         of_kind = [mount for mount in mounts if mount.kind == kind]
         # Where none holds the group (a process that was moved into a container), what is mounted is the best guess.
         for mount in [mount for mount in of_kind if group.is_relative_to(mount.top)] or of_kind:
@@ -143,9 +141,9 @@ def _unescaped(field: str) -> str:
 
 def _quota(folder: Path) -> float | None:
     """Cores granted by one group: version 2 says both numbers in one file, version 1 in two."""
-    fields = _text(folder / "cpu.max").split() or [
-        *_text(folder / "cpu.cfs_quota_us").split(),
-        *_text(folder / "cpu.cfs_period_us").split(),
+    fields = processor.text(folder / "cpu.max").split() or [
+        *processor.text(folder / "cpu.cfs_quota_us").split(),
+        *processor.text(folder / "cpu.cfs_period_us").split(),
     ]
     try:
         quota_us, period_us = map(int, fields)  # "max" and -1 stand for no quota
@@ -154,63 +152,10 @@ def _quota(folder: Path) -> float | None:
         return None
 
 
-# ------------------------------------------------------------------------------------------------ vectors
-
-
-@dataclass(frozen=True, slots=True)
-class Simd:
-    """Vector registers of a core.
-
-    Attributes:
-        width: float32 values per register.
-        registers: their number.
-        bf16: whether the core multiplies bfloat16 pairs into float32 (AVX512-BF16).
-    """
-
-    width: int
-    registers: int
-    bf16: bool
-
-
-def simd(flags: frozenset[str], machine: str) -> Simd:
-    """Say what vectors a core has.
-
-    Args:
-        flags: features that it has, in LLVM's or the kernel's spelling.
-        machine: its architecture, as ``platform.machine()`` says it.
-
-    Returns:
-        Its registers; those of SSE where nothing wider is known.
-
-    Example:
-        >>> simd(frozenset({"avx2", "fma"}), "x86_64")
-        Simd(width=8, registers=16, bf16=False)
-    """
-    if machine.lower() in {"aarch64", "arm64"}:
-        return Simd(width=4, registers=32, bf16=False)
-    if "avx512f" in flags:
-        return Simd(width=16, registers=32, bf16=not flags.isdisjoint({"avx512bf16", "avx512_bf16"}))
-    return Simd(width=8 if flags >= {"avx2", "fma"} else 4, registers=16, bf16=False)
-
-
-def host_simd() -> Simd:
-    """Say what vectors this machine's cores have, as the compiler of the kernels sees them.
-
-    Returns:
-        The registers of this machine.
-    """
-    llvm = import_module("llvmlite.binding")  # lazily: it loads a compiler
-    try:
-        features = llvm.get_host_cpu_features()
-    except RuntimeError:  # LLVM does not know this platform
-        features = {}
-    return simd(frozenset(name for name, there in features.items() if there), platform.machine())
-
-
 # ------------------------------------------------------------------------------------------------ caches
 
 
-def cache_bytes(level: int, root: Path = _ROOT) -> int:
+def cache_bytes(level: int, root: Path = ROOT) -> int:
     """Size of the cache of a level that holds data.
 
     Args:
@@ -226,8 +171,11 @@ def cache_bytes(level: int, root: Path = _ROOT) -> int:
     """
     assert level in _CACHE_BYTES, f"a cache has level 1, 2 or 3, not {level}"
     for entry in sorted((root / "sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        if _text(entry / "level").strip() == str(level) and _text(entry / "type").strip() in {"Data", "Unified"}:
-            match = re.fullmatch(r"([1-9][0-9]{0,9})([KMG]?)", _text(entry / "size").strip())
+        if processor.text(entry / "level").strip() == str(level) and processor.text(entry / "type").strip() in {
+            "Data",
+            "Unified",
+        }:
+            match = re.fullmatch(r"([1-9][0-9]{0,9})([KMG]?)", processor.text(entry / "size").strip())
             if match:
                 return int(match[1]) * _UNIT_BYTES[match[2]]
     return _CACHE_BYTES[level]
@@ -236,7 +184,7 @@ def cache_bytes(level: int, root: Path = _ROOT) -> int:
 # ------------------------------------------------------------------------------------------------ identity
 
 
-def fingerprint(root: Path = _ROOT) -> str:
+def fingerprint(root: Path = ROOT) -> str:
     """Name what a measured plan depends on: processor, cores granted, vectors, and the versions that compute.
 
     Args:
@@ -247,31 +195,13 @@ def fingerprint(root: Path = _ROOT) -> str:
     """
     import torch  # a second, which who only asks for cores need not wait
 
-    vectors = host_simd()
+    vectors = processor.host_simd(root)
     return "; ".join(
         (
-            _processor(_text(root / "proc/cpuinfo")),
+            processor.name(root),
             f"{num_cores(root)} cores",
             f"simd {vectors.width}x{vectors.registers}{' bf16' if vectors.bf16 else ''}",
             f"torch {torch.__version__}",
             f"bptcnn {version('bptcnn')}",
         )
     )
-
-
-def _processor(cpuinfo: str) -> str:
-    """Name the first processor; its numbers too, as a virtual machine's name may stand for several generations."""
-    fields: dict[str, str] = {}
-    for line in cpuinfo.splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
-    name = " ".join(fields[key] for key in _NAMED_BY if fields.get(key))
-    return name or platform.processor() or platform.machine()
-
-
-def _text(path: Path) -> str:
-    """Content of a file of the kernel; empty where there is none."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except (OSError, ValueError):  # a path made of garbage is a ValueError
-        return ""
