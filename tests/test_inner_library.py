@@ -20,7 +20,7 @@ from bptcnn.inner import kept
 from bptcnn.inner.kernels import conv, jit, library, loss, store
 from bptcnn.inner.kernels.image import Image, place
 from bptcnn.inner.kernels.library import Library
-from bptcnn.inner.kernels.link import link
+from bptcnn.inner.kernels.link import _relocate, link
 from bptcnn.inner.kernels.shape import Plane, Vectors, Window
 from bptcnn.inner.machine import processor
 
@@ -260,3 +260,24 @@ def test_a_function_that_the_c_library_lacks_is_named() -> None:
     text = "declare void @no_such_thing() define void @kernel(ptr %0) { call void @no_such_thing() ret void }"
     with pytest.raises(UnsupportedError, match="no_such_thing"):
         place([link(*jit.compiled_here([text]))])
+
+
+@pytest.mark.parametrize(
+    ("kind", "word", "place", "target", "expected"),
+    [
+        (275, 0x90000000, 0x0FFC, 0x1000, 0xB0000000),  # adrp x0, one page on
+        (275, 0x90000000, 0x1000, 0x0FFF, 0xF0FFFFE0),  # adrp x0, one page back
+        (277, 0x91000000, 0, 0x1028, 0x9100A000),  # add x0, x0, 40
+        (286, 0xFD400000, 0, 0x1028, 0xFD401400),  # ldr d0, [x0, 40]
+        (299, 0x3DC00000, 0, 0x0020, 0x3DC00800),  # ldr q0, [x0, 32]
+        (283, 0x94000000, 0, 0x0040, 0x94000010),  # bl, 64 on
+        (283, 0x94000000, 8, 0x0004, 0x97FFFFFF),  # bl, 4 back
+    ],
+)
+def test_instructions_of_arm64_are_as_its_manual_has_them(
+    kind: int, word: int, place: int, target: int, expected: int
+) -> None:
+    code = bytearray(2 * 4096)
+    struct.pack_into("<I", code, place, word)
+    _relocate(code, 183, kind, place, target)
+    assert struct.unpack_from("<I", code, place) == (expected,)
