@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from bptcnn.inner.kernels import jit
 
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
@@ -22,6 +25,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is measured and compiled here is nobody else's, and not made before."""
     os.environ["BPTCNN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_compiler() -> Iterator[None]:
+    """Kernels are compiled in this process, which starts no other one for each small network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jit, "compiled", jit.compiled_here)
+        yield
 
 
 @pytest.fixture(scope="session")

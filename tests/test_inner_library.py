@@ -19,6 +19,7 @@ from bptcnn.errors import UnsupportedError
 from bptcnn.inner import kept
 from bptcnn.inner.kernels import conv, jit, library, loss, store
 from bptcnn.inner.kernels.image import Image, place
+from bptcnn.inner.kernels.jit import compiled, compiled_here
 from bptcnn.inner.kernels.library import Library
 from bptcnn.inner.kernels.link import _relocate, link
 from bptcnn.inner.kernels.shape import Plane, Vectors, Window
@@ -36,7 +37,7 @@ class Compiler:
 
     def __call__(self, texts: list[str]) -> list[bytes]:
         self.calls += 1
-        return jit.compiled_here(texts)
+        return compiled_here(texts)
 
 
 @pytest.fixture
@@ -227,14 +228,14 @@ define void @kernel(ptr %0) {{
 @pytest.mark.parametrize("text", ["no language", FATAL], ids=["wrong", "of other cores"])
 def test_a_compiler_that_ends_ends_nobody_else(text: str) -> None:
     with pytest.raises(UnsupportedError, match=r"compiler of its kernels failed .*(expected|select)"):
-        jit.compiled([text])
+        compiled([text])
 
 
 def test_who_may_start_no_process_compiles_in_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "define void @kernel(ptr %0) { ret void }"
-    elsewhere = jit.compiled([text])
+    elsewhere = compiled([text])
     monkeypatch.setattr(sys, "executable", "/there/is/no/python")
-    assert jit.compiled([text]) == elsewhere
+    assert compiled([text]) == elsewhere
 
 
 @pytest.mark.parametrize(
@@ -246,11 +247,11 @@ def test_who_may_start_no_process_compiles_in_this_one(monkeypatch: pytest.Monke
 )
 def test_what_the_linker_does_not_know_it_refuses(text: str) -> None:
     with pytest.raises(UnsupportedError, match=r"a kernel (refers|holds)"):
-        link(*jit.compiled_here([text]))
+        link(*compiled_here([text]))
 
 
 def test_kernels_of_other_cores_are_refused() -> None:
-    [program] = jit.compiled_here(["define void @kernel(ptr %0) { ret void }"])
+    [program] = compiled_here(["define void @kernel(ptr %0) { ret void }"])
     ppc64 = 21
     with pytest.raises(UnsupportedError, match="not for machine 21"):
         link(program[:18] + struct.pack("<H", ppc64) + program[20:])
@@ -259,7 +260,7 @@ def test_kernels_of_other_cores_are_refused() -> None:
 def test_a_function_that_the_c_library_lacks_is_named() -> None:
     text = "declare void @no_such_thing() define void @kernel(ptr %0) { call void @no_such_thing() ret void }"
     with pytest.raises(UnsupportedError, match="no_such_thing"):
-        place([link(*jit.compiled_here([text]))])
+        place([link(*compiled_here([text]))])
 
 
 @pytest.mark.parametrize(
