@@ -80,7 +80,7 @@ import torch
 from torch.nn import functional
 from bptcnn.inner.compiled import Compiled
 from bptcnn.inner.kernels import jit, library
-from bptcnn.inner.lanes import Lanes, _loop
+from bptcnn.inner.lanes import Lanes, _code
 from bptcnn.models import ModelConfig, build
 
 def step():
@@ -93,7 +93,7 @@ def step():
 cold = step()
 jit.compiled = None
 library._placed.clear()
-_loop.cache_clear()
+_code.cache_clear()
 assert torch.equal(step(), cold) and cold.norm() > 0
 assert "llvmlite.binding" not in sys.modules
 print("llvm" in open("/proc/self/maps").read())

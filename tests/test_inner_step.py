@@ -186,11 +186,11 @@ def test_workers_compile_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_bf16
-def test_workers_compile_bf16_for_batches_that_fill_half_a_block() -> None:
-    compiled = gradients(lenet(), (1, 12, 12), 16, "bf16", 1)
+@pytest.mark.parametrize(("batch_size", "capacity"), [(32, 64), (16, 32), (4, 8)])
+def test_workers_compile_bf16_for_batches_of_any_size(batch_size: int, capacity: int) -> None:
+    compiled = gradients(lenet(), (1, 12, 12), batch_size, "bf16", 1)
     assert isinstance(compiled, Compiled)
-    assert compiled.capacity == 32
-    assert gradients(lenet(), (1, 12, 12), 15, "bf16", 1) is None
+    assert compiled.capacity == capacity
 
 
 def test_the_step_of_the_readme_trains() -> None:

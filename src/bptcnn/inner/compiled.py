@@ -103,8 +103,8 @@ class Compiled:
         """
         if not _is_cross_entropy(loss) or labels.dtype != torch.int64 or labels.ndim != 1:
             return False
-        numbers = labels.numpy()
-        return bool(numbers.min() >= 0 and numbers.max() < self._scores.shape[1])
+        # Without signs, what is below zero is above all classes.
+        return int(np.maximum.reduce(labels.numpy().view(np.uint64))) < self._scores.shape[1]
 
     def __call__(
         self, images: torch.Tensor, labels: torch.Tensor, loss: Loss, move: Descent | None = None
@@ -120,18 +120,33 @@ class Compiled:
         Returns:
             The loss, and the scores [B, classes].
         """
+        return self.step(images, labels, loss, move), self.scores
+
+    def step(self, images: torch.Tensor, labels: torch.Tensor, loss: Loss, move: Descent | None = None) -> torch.Tensor:
+        """Compute loss and gradients; see :meth:`__call__`.
+
+        Args:
+            images: a batch.
+            labels: whatever ``loss`` takes.
+            loss: of scores and labels.
+            move: moves the weights in the same pass.
+
+        Returns:
+            The loss.
+        """
         with one_thread():
             joined = move is not None or self.knows(loss, labels)
             self.passes = self._lowered(joined=joined, move=move)
             self._take(images)
-            for counter in self._counters:
-                if counter is not None:
-                    counter.add_(1)
-            result = self._together(labels, move) if joined else self._apart(labels, loss)
-            for parameter, own in zip(self._parameters, self._gradients, strict=True):
-                if parameter.requires_grad:  # an optimizer moves whatever has a gradient
-                    parameter.grad = own
-            return result
+            return self._together(labels, move) if joined else self._apart(labels, loss)
+
+    @property
+    def scores(self) -> torch.Tensor:
+        """What the network made of the last batch, float32 [B, classes]."""
+        with one_thread():
+            count = self._buffers.num_samples
+            blocks = self._scores[: -(-count // self._width)]
+            return blocks.transpose(1, 2).reshape(-1, blocks.shape[1])[:count].float()
 
     def _lowered(self, *, joined: bool, move: Descent | None) -> tuple[Pass, ...]:
         """The programs of a step, in which the weights' addresses stand."""
@@ -178,17 +193,17 @@ class Compiled:
             keys = torch.randint(-(2**31), 2**31, (self.capacity,), dtype=torch.int32)
             self._buffers.keys.array.reshape(-1)[:] = keys.numpy().view(np.float32)
 
-    def _together(self, labels: torch.Tensor, move: Descent | None) -> tuple[torch.Tensor, torch.Tensor]:
-        rows, count = self._buffers.loss, len(labels)
-        rows.labels.reshape(-1)[:count] = labels.numpy()
+    def _together(self, labels: torch.Tensor, move: Descent | None) -> torch.Tensor:
+        rows = self._buffers.loss
+        rows.labels.reshape(-1)[: len(labels)] = labels.numpy()
         rows.guard[0] = move is not None and move.guard
-        self._lanes.run(self.passes[0].table)
-        return torch.from_numpy(rows.mean.copy())[0], self._scores_of(count)
+        self._lanes.run(self.passes[0].table, self._keep_books)
+        return torch.from_numpy(rows.mean.copy())[0]
 
-    def _apart(self, labels: torch.Tensor, loss: Loss) -> tuple[torch.Tensor, torch.Tensor]:
+    def _apart(self, labels: torch.Tensor, loss: Loss) -> torch.Tensor:
         forward, backward = self.passes
-        self._lanes.run(forward.table)
-        scores = self._scores_of(self._buffers.num_samples).requires_grad_()
+        self._lanes.run(forward.table, self._keep_books)
+        scores = self.scores.requires_grad_()
         value = loss(scores, labels)
         (gradient,) = torch.autograd.grad(value, scores)
         blocks = int(self._buffers.blocks[0])
@@ -197,12 +212,16 @@ class Compiled:
             gradient = functional.pad(gradient, (0, 0, 0, missing))
         self._scores_gradient[:blocks].copy_(gradient.view(blocks, -1, gradient.shape[1]).transpose(1, 2))
         self._lanes.run(backward.table)
-        return value.detach(), scores.detach()
+        return value.detach()
 
-    def _scores_of(self, count: int) -> torch.Tensor:
-        """The scores of so many samples, float32 [count, classes]."""
-        blocks = self._scores[: -(-count // self._width)]
-        return blocks.transpose(1, 2).reshape(-1, blocks.shape[1])[:count].float()
+    def _keep_books(self) -> None:
+        """What PyTorch does beside the arithmetic, while other lanes begin with it."""
+        for counter in self._counters:
+            if counter is not None:
+                counter.add_(1)
+        for parameter, own in zip(self._parameters, self._gradients, strict=True):
+            if parameter.requires_grad:  # an optimizer moves whatever has a gradient
+                parameter.grad = own
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import threading
 import time
 import weakref
@@ -13,7 +12,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from bptcnn.inner.kernels import runner
+from bptcnn.inner.kernels import helpers, runner
 from bptcnn.inner.kernels.image import address_of
 from bptcnn.inner.kernels.library import Library
 from bptcnn.inner.kernels.shape import Vectors
@@ -36,6 +35,7 @@ class Table:
 
     Attributes:
         order: the tasks' numbers, best first.
+        jobs: of each lane, the address of what its loop is called with.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Table:
         calls = [call for group in groups for call in group]
         arguments = [np.array(call.arguments, np.int64) for call in calls]
         self._lane, self._times = np.zeros(count, np.int32), np.zeros((count, 4), np.int64)
-        self._left, self._inside = np.zeros(1, np.int32), np.zeros(1, np.int32)
+        self._left = np.zeros(1, np.int32)
         self._waiting_at_first = np.array([len(tasks[task].after) for task in self.order], np.int32)
         self._waiting = self._waiting_at_first.copy()
         tables = (
@@ -64,14 +64,11 @@ class Table:
         of_block = np.array([program.blocks[task] for task in self.order], np.int64)
         self._kept = tables, arguments, of_block, blocks
         addresses = [table.ctypes.data for table in tables]
-        clock = address_of("clock_gettime"), time.CLOCK_MONOTONIC
-        for_all = (of_block.ctypes.data, blocks.ctypes.data)
-        times, inside = (self._times.ctypes.data, self._lane.ctypes.data), self._inside.ctypes.data
+        times, for_all = (self._times.ctypes.data, self._lane.ctypes.data), (of_block.ctypes.data, blocks.ctypes.data)
         self._calls = [
-            _array([*addresses, count, *times, lane, inside, address_of("sched_yield"), *for_all, *clock])
-            for lane in range(num_lanes)
+            _array([*addresses, count, *times, lane, *for_all, time.CLOCK_MONOTONIC]) for lane in range(num_lanes)
         ]
-        self._loop = _loop()
+        self.jobs = [ctypes.addressof(call) for call in self._calls]
 
     def record(self) -> tuple[list[int], list[int], list[int]]:
         """Of each task, in the order of their numbers: who ran it last, and its start and finish in nanoseconds."""
@@ -80,19 +77,9 @@ class Table:
         return self._lane[place].tolist(), start, finish
 
     def arm(self) -> None:
-        """Make it ready for a run, once every lane has left the last one."""
-        while self._inside[0]:  # a lane that the system held up is still on its way out
-            os.sched_yield()
+        """Make it ready for a run; no lane is at work on it."""
         np.copyto(self._waiting, self._waiting_at_first)
         self._left[0] = len(self._waiting)
-
-    def work(self, lane: int) -> None:
-        """Take and run tasks until none is left.
-
-        Args:
-            lane: who works.
-        """
-        self._loop(ctypes.addressof(self._calls[lane]))
 
 
 class Lanes:
@@ -112,59 +99,65 @@ class Lanes:
 
     def __init__(self, num_lanes: int) -> None:
         self.num_lanes = num_lanes
-        self._helpers = [_Helper() for _ in range(num_lanes - 1)]
-        self.close = weakref.finalize(self, _close, self._helpers)
+        self._bells = [_bell() for _ in range(num_lanes - 1)]
+        for bell in self._bells:
+            threading.Thread(target=_help, args=(bell,), daemon=True, name="lane").start()
+        self._places = _array([ctypes.addressof(bell) for bell in self._bells])
+        self._at_work: list[Table] = []
+        self.close = weakref.finalize(self, _ring, self._bells, [helpers.END] * len(self._bells))
 
-    def run(self, table: Table) -> None:
-        """Work a program off; returns when all its tasks are done.
+    def run(self, table: Table, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Work a program off; returns when all its tasks are done and nobody looks at the table any more.
 
         Args:
             table: made for as many lanes.
+            meanwhile: what the calling thread does first, while the others begin.
         """
         table.arm()
-        for lane, helper in enumerate(self._helpers, 1):
-            helper.wake(table, lane)
-        table.work(0)
+        self._at_work.append(table)  # which stays in memory even if somebody interrupts this in the wrong place
+        _ring(self._bells, table.jobs[1:])
+        try:
+            meanwhile()
+        finally:
+            bells = len(self._bells), ctypes.addressof(self._places)
+            _code(helpers.finish)(_array([*bells, _address(_code(runner.lane)), table.jobs[0]]))
+        self._at_work.clear()
 
 
-class _Helper:
-    """A thread that works on a table whenever it is woken."""
-
-    def __init__(self) -> None:
-        self._bell = threading.Lock()  # held while there is nothing to do
-        self._bell.acquire()
-        self._job: tuple[Table, int] | None = None
-        threading.Thread(target=self._work, daemon=True, name="lane").start()
-
-    def wake(self, table: Table | None, lane: int = 0) -> None:
-        """Let it help with a table; None ends it."""
-        self._job = None if table is None else (table, lane)
-        if self._bell.locked():  # else it has not even heard the last call, and finds this job
-            self._bell.release()
-
-    def _work(self) -> None:
-        while True:
-            self._bell.acquire()
-            # Who comes late finds nothing left to do; the table is held here for as long as it is looked at.
-            job = self._job
-            if job is None:
-                return
-            table, lane = job
-            table.work(lane)
-            del job, table
+Bell = ctypes.Array[ctypes.c_int64]
 
 
-def _close(helpers: list[_Helper]) -> None:
-    for helper in helpers:
-        helper.wake(None)
+def _bell() -> Bell:
+    """A bell that nobody has rung."""
+    bell = _array([0, 0, _address(_code(runner.lane)), *[0] * (helpers.BELL - 3)])
+    for place, kind in ((helpers.MUTEX, "mutex"), (helpers.CONDITION, "cond")):
+        init = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(address_of(f"pthread_{kind}_init"))
+        init(ctypes.addressof(bell) + 8 * place, None)
+    _code(helpers.helper)  # compiled before there are threads, for each would compile one of its own
+    return bell
+
+
+def _help(bell: Bell) -> None:
+    """What a thread does that helps."""
+    _code(helpers.helper)(_array([ctypes.addressof(bell)]))
+
+
+def _ring(bells: Sequence[Bell], jobs: Sequence[int]) -> None:
+    """Give each helper its job."""
+    places, given = _array([ctypes.addressof(bell) for bell in bells]), _array(jobs)
+    _code(helpers.begin)(_array([len(bells), ctypes.addressof(places), ctypes.addressof(given)]))
 
 
 @cache
-def _loop() -> Callable[[int], None]:
-    """The loop of a lane, which is for any vectors the same."""
+def _code(emit: Callable[..., None]) -> Callable[[ctypes.Array[ctypes.c_int64]], None]:
+    """A function in machine code, which is for any vectors the same; the interpreter is free meanwhile."""
     library = Library(Vectors(4, 16))
-    name, _ = library.use(runner.lane)
+    name, _ = library.use(emit)
     return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(library.compile()[name])
+
+
+def _address(code: Callable[..., None]) -> int:
+    return ctypes.cast(code, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
 
 
 def _starts(groups: Sequence[Sequence[object]]) -> Numbers:

@@ -45,7 +45,6 @@ class TrainStep:
 
     Attributes:
         plan: what was measured, and what is used.
-        scores: what the network made of the last batch, [B, classes].
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -78,7 +77,7 @@ class TrainStep:
         self.plan, self._gradients = remembered(model, example_batch, loss, precision, lanes)
         fuse(optimizer)
         self._sgd = SgdOptimizer(optimizer, model)
-        self.scores = torch.empty(0)
+        self._scores: torch.Tensor | None = torch.empty(0)
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Train on one batch.
@@ -92,12 +91,20 @@ class TrainStep:
         """
         way = self._gradients if len(images) <= self._batch else self._larger
         if isinstance(way, Compiled) and way.knows(self._loss, labels) and (move := self._sgd.descent()):
-            loss, self.scores = way(images, labels, self._loss, move)
-            return loss
+            self._scores = None
+            return way.step(images, labels, self._loss, move)
         with one_thread() if isinstance(way, Compiled) else nullcontext():
-            loss, self.scores = way(images, labels, self._loss)
+            loss, self._scores = way(images, labels, self._loss)
             self._optimizer.step()
         return loss
+
+    @property
+    def scores(self) -> torch.Tensor:
+        """What the network made of the last batch, [B, classes]."""
+        if self._scores is None:  # of a compiled step, made when asked for
+            assert isinstance(self._gradients, Compiled)
+            self._scores = self._gradients.scores
+        return self._scores
 
 
 def gradients(

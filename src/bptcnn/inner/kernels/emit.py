@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -112,6 +112,22 @@ class Function:
         with self.builder.if_then(self.builder.icmp_signed("<", start, count)), self.loop(count, start) as index:
             yield index
 
+    @contextmanager
+    def while_(self, number: Callable[[], Value]) -> Iterator[None]:
+        """Repeat what is emitted inside for as long as a number is not zero.
+
+        Args:
+            number: emits it, int64.
+        """
+        head, body, after = (self.builder.append_basic_block() for _ in range(3))
+        self.builder.branch(head)
+        self.builder.position_at_end(head)
+        self.builder.cbranch(self.builder.icmp_signed("!=", number(), I64(0)), body, after)
+        self.builder.position_at_end(body)
+        yield
+        self.builder.branch(head)
+        self.builder.position_at_end(after)
+
     def clamp(self, value: Value, low: int, high: int) -> Value:
         """An int64 brought between two numbers.
 
@@ -177,10 +193,10 @@ class Function:
         return self.instruction(f"{name}.{suffix}", kind, *operands)
 
     def instruction(self, name: str, result: Value, *operands: Value) -> Value:
-        """Call what LLVM knows by its full name.
+        """Call what LLVM knows by its full name, or a function of the C library.
 
         Args:
-            name: with all types.
+            name: with all types, where LLVM knows it.
             result: type of what it makes.
             operands: what it takes.
         """
@@ -194,3 +210,18 @@ class Function:
 def integer(value: int | Value) -> Value:
     """A number as int64, unless it is one already."""
     return I64(value) if isinstance(value, int) else value
+
+
+class Target:
+    """An address to call as a function of some type; the instruction builder asks for no more than this."""
+
+    calling_convention = ""
+
+    def __init__(self, pointer: Value, kind: ir.FunctionType) -> None:
+        self._pointer = pointer
+        self.function_type = kind
+        self.type = pointer.type
+
+    def get_reference(self) -> str:
+        """As it is written in the code."""
+        return str(self._pointer.get_reference())

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.emit import I32, I64, PTR, Value
+from bptcnn.inner.kernels.emit import I32, I64, PTR, Target, Value
 from bptcnn.inner.kernels.shape import Vectors
 
 TAKEN = -1
@@ -32,10 +32,10 @@ def lane(module: ir.Module, name: str, _: Vectors) -> None:
     - followers int64 [tasks + 1]: where those of a task begin; follower int64 [...];
     - number of tasks; times int64 [tasks, 4]: seconds and nanoseconds at start, and at finish; lanes int32 [tasks]: who
       ran it;
-    - this lane's number; inside int32 [1]: lanes in the loop; what to call while there is nothing to do;
+    - this lane's number;
     - block int64 [tasks]: the one that a task is for, or -1; blocks int64 [1]: how many there are, for tasks of others
       have nothing to do;
-    - C's ``clock_gettime``; the clock.
+    - the clock.
 
     Args:
         module: gets the function.
@@ -52,24 +52,17 @@ def lane(module: ir.Module, name: str, _: Vectors) -> None:
         return builder.load(builder.gep(function.args[0], [I64(place)], source_etype=kind), typ=kind)
 
     left, waiting, calls, kernels, arguments, followers, follower = (argument(place) for place in range(7))
-    count, times, lanes, number, inside, pause = (
-        argument(7, I64),
-        argument(8),
-        argument(9),
-        argument(10, I64),
-        argument(11),
-        argument(12),
-    )
-    block, blocks = argument(13), argument(14)
-    gettime, clock = argument(15), argument(16, I64)
+    count, times, lanes, number = argument(7, I64), argument(8), argument(9), argument(10, I64)
+    block, blocks, clock = argument(11), argument(12), argument(13, I64)
+    gettime = ir.Function(module, ir.FunctionType(I32, [I32, PTR]), "clock_gettime")
+    pause = ir.Function(module, ir.FunctionType(I32, []), "sched_yield")
 
     def note_time(place: int) -> None:
         slot = builder.gep(times, [builder.add(builder.mul(index, I64(4)), I64(place))], source_etype=I64)
-        builder.call(_Target(gettime, ir.FunctionType(I32, [I32, PTR])), [builder.trunc(clock, I32), slot])
+        builder.call(gettime, [builder.trunc(clock, I32), slot])
 
     tries = builder.alloca(I64)
     builder.store(I64(0), tries)
-    builder.atomic_rmw("add", inside, I32(1), "seq_cst")
     builder.branch(look)
 
     builder.position_at_end(look)
@@ -104,7 +97,7 @@ def lane(module: ir.Module, name: str, _: Vectors) -> None:
         kernel = builder.load(builder.gep(kernels, [call], source_etype=PTR), typ=PTR)
         given = builder.load(builder.gep(arguments, [call], source_etype=PTR), typ=PTR)
         kind = ir.FunctionType(ir.VoidType(), [PTR])
-        builder.call(_Target(kernel, kind), [given])
+        builder.call(Target(kernel, kind), [given])
     note_time(2)
     builder.store(builder.trunc(number, I32), builder.gep(lanes, [index], source_etype=I32))
     with _each(builder, followers, index) as place:
@@ -117,27 +110,11 @@ def lane(module: ir.Module, name: str, _: Vectors) -> None:
     tried = builder.add(builder.load(tries, typ=I64), I64(1))
     builder.store(tried, tries)
     with builder.if_then(builder.icmp_signed(">", tried, I64(PATIENCE))):
-        builder.call(_Target(pause, ir.FunctionType(I32, [])), [])
+        builder.call(pause, [])
     builder.branch(look)
 
     builder.position_at_end(leave)
-    builder.atomic_rmw("sub", inside, I32(1), "seq_cst")
     builder.ret_void()
-
-
-class _Target:
-    """An address to call as a function of some type; the instruction builder asks for no more than this."""
-
-    calling_convention = ""
-
-    def __init__(self, pointer: Value, kind: ir.FunctionType) -> None:
-        self._pointer = pointer
-        self.function_type = kind
-        self.type = pointer.type
-
-    def get_reference(self) -> str:
-        """As it is written in the code."""
-        return str(self._pointer.get_reference())
 
 
 @contextmanager
