@@ -12,6 +12,7 @@ from itertools import product
 from llvmlite import ir
 
 from bptcnn.inner.kernels.emit import F32, I64, Value
+from bptcnn.inner.kernels.errors import Gathered, InPlace
 from bptcnn.inner.kernels.kinds import kernel_for
 from bptcnn.inner.kernels.shape import Plane, Vectors, Window, alike, forward_taps
 from bptcnn.inner.kernels.tiling import weight_group, weight_tile
@@ -25,13 +26,22 @@ class _Problem:
     window: Window
     data: Plane
     gradient: Plane
-    group: Value  # blocks whose sums stay in registers together
-    split: bool  # whether there are several groups
+    split: bool  # whether sums end with a block, or with a band of its rows
 
     def place(self, out: int, into: int, column: int) -> int:
         """Where the gradient of one weight of the filter's first row lies."""
         size = self.window.rows * self.window.columns
         return out * self.data.channels * size + into * size + column
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What sums stay in registers for: some blocks, or a band of the rows of one."""
+
+    first: Value  # block
+    blocks: Value
+    is_new: Value  # whether nothing was summed up before
+    errors: InPlace
 
 
 def backward_weight(
@@ -66,25 +76,28 @@ def backward_weight(
     outs, ins = weight_tile(window, data, gradient, vectors)
     # Sums over few areas go on over all blocks, for the final sum over a vector's lanes costs as much as some areas do;
     # over many areas they end with a block, whose data then stays in the cache for all channels.
-    blocks, split = kernel.scalar(kernel.argument(5), I64), gradient.area >= MANY_AREAS
-    problem = _Problem(window, data, gradient, I64(1) if split else blocks, split)
-    data_pointer, gradient_pointer, result = (kernel.argument(place) for place in range(3))
-    full = data.channels // ins
+    problem = _Problem(window, data, gradient, split=kernel.channels > 1 or gradient.area >= MANY_AREAS)
+    pointers = kernel.argument(0), kernel.argument(1), kernel.argument(2)
+    errors = Gathered(kernel, gradient, outs) if kernel.channels > 1 else InPlace(kernel, gradient)
+    full, blocks, builder = data.channels // ins, kernel.scalar(kernel.argument(5), I64), kernel.builder
     with (
-        kernel.loop(blocks if split else 1) as group_index,
+        kernel.loop(blocks if problem.split else 1) as first,
+        kernel.loop(errors.bands) as band,
         kernel.loop(kernel.number(4), kernel.number(3)) as tile,
     ):
-        out = kernel.builder.mul(tile, I64(outs * kernel.channels))
+        out = builder.mul(tile, I64(outs * kernel.channels))
+        errors.turn(kernel.place(pointers[1], (first, gradient.size), (out, gradient.area)), band)
+        is_new = builder.icmp_signed("==", builder.or_(first, band), I64(0))
+        part = _Part(first, I64(1) if problem.split else blocks, is_new, errors)
         with kernel.loop(full) as input_tile, kernel.loop(window.rows) as row:
-            into = kernel.builder.mul(input_tile, I64(ins))
-            _tile(kernel, problem, (data_pointer, gradient_pointer, result), (group_index, out, into, row), (outs, ins))
+            into = builder.mul(input_tile, I64(ins))
+            _tile(kernel, problem, part, pointers, (out, into, row), (outs, ins))
         if data.channels % ins:
             with kernel.loop(window.rows) as row:
-                rest = (outs, data.channels % ins)
-                place = (group_index, out, I64(full * ins), row)
-                _tile(kernel, problem, (data_pointer, gradient_pointer, result), place, rest)
+                _tile(kernel, problem, part, pointers, (out, I64(full * ins), row), (outs, data.channels % ins))
         if bias:
-            _bias(kernel, problem, gradient_pointer, kernel.argument(6), (group_index, out), outs * kernel.channels)
+            with builder.if_then(builder.icmp_signed("==", band, I64(0))):
+                _bias(kernel, problem, part, (pointers[1], kernel.argument(6)), out, outs * kernel.channels)
     kernel.finish()
     return gradient.channels // (outs * kernel.channels)
 
@@ -96,44 +109,44 @@ MANY_AREAS = 128
 def _tile(
     kernel: Kernel,
     problem: _Problem,
+    part: _Part,
     pointers: tuple[Value, Value, Value],
-    place: tuple[Value, Value, Value, Value],
+    place: tuple[Value, Value, Value],
     size: tuple[int, int],
 ) -> None:
     """Some output by some input channels, one row of the filter."""
-    builder, window, data = kernel.builder, problem.window, problem.data
-    (data_pointer, gradient_pointer, result), (group_index, out, into, row) = pointers, place
-    gradient, (outs, ins) = problem.gradient, size
+    builder, window, data, gradient = kernel.builder, problem.window, problem.data, problem.gradient
+    (out, into, row), (outs, ins) = place, size
     sums = {key: kernel.variable(kernel.nothing()) for key in product(range(outs), range(ins), range(window.columns))}
-    data_start = kernel.place(data_pointer, (group_index, data.size), (into, data.area))
-    gradient_start = kernel.place(gradient_pointer, (group_index, gradient.size), (out, gradient.area))
+    data_start = kernel.place(pointers[0], (part.first, data.size), (into, data.area))
     # The filter's row meets the padding, not the data, outside these outputs.
     offset = builder.sub(row, I64(window.padding))
     begin = _rounded_up(kernel, builder.sub(I64(0), offset), window.stride, gradient.rows)
     end = _rounded_up(kernel, builder.sub(I64(data.rows), offset), window.stride, gradient.rows)
+    begin, end = part.errors.rows(begin, end)
     (across,) = forward_taps(window.columns, window.stride, window.padding)
-    with kernel.loop(problem.group) as block, kernel.loop_if_any(end, begin) as y:
+    with kernel.loop(part.blocks) as block, kernel.loop_if_any(end, begin) as y:
         seen_row = builder.add(builder.mul(y, I64(window.stride)), offset)
         inputs = kernel.place(data_start, (block, data.size), (seen_row, data.columns))
-        outputs = kernel.place(gradient_start, (block, gradient.size), (y, gradient.columns))
         for first, step, repeats, (taps,) in alike(across, gradient.columns, data.columns, 1):
             with kernel.loop(repeats) as repeat:
                 x = builder.add(I64(first), builder.mul(repeat, I64(step)))
                 at_inputs = kernel.place(inputs, (x, window.stride))
-                at_outputs = kernel.place(outputs, x)
                 seen = {
                     (i, c): kernel.factor(kernel.place(at_inputs, i * data.area + across.offsets[c]))
                     for i, c in product(range(ins), taps)
                 }
                 for o in range(outs):
-                    error = kernel.errors(kernel.place(at_outputs, o * kernel.channels * gradient.area), gradient.area)
+                    error = part.errors.at(o, block, y, x)
                     for (i, c), vector in seen.items():
                         sums[o, i, c].set(kernel.dot(error, vector, sums[o, i, c].get()))
     size_of_filter = window.rows * window.columns
-    corner = kernel.at(result, (out, data.channels * size_of_filter), (into, size_of_filter), (row, window.columns))
+    corner = kernel.at(
+        pointers[2], (out, data.channels * size_of_filter), (into, size_of_filter), (row, window.columns)
+    )
     for (o, i, c), total in sums.items():
         for channel, value in enumerate(kernel.totals(total.get()), o * kernel.channels):
-            _add(kernel, kernel.at(corner, problem.place(channel, i, c)), value, problem, group_index)
+            _add(kernel, kernel.at(corner, problem.place(channel, i, c)), value, problem, part.is_new)
 
 
 def _rounded_up(kernel: Kernel, value: Value, divisor: int, high: int) -> Value:
@@ -142,26 +155,25 @@ def _rounded_up(kernel: Kernel, value: Value, divisor: int, high: int) -> Value:
     return kernel.builder.udiv(kernel.builder.add(value, I64(divisor - 1)), I64(divisor))
 
 
-def _add(kernel: Kernel, slot: Value, value: Value, problem: _Problem, group_index: Value) -> None:
-    """Write the first group's part, add the others'."""
+def _add(kernel: Kernel, slot: Value, value: Value, problem: _Problem, is_new: Value) -> None:
+    """Write the first part's sum, add the others'."""
     if problem.split:
-        is_first = kernel.builder.icmp_signed("==", group_index, I64(0))
-        before = kernel.builder.select(is_first, F32(0.0), kernel.scalar(slot))
+        before = kernel.builder.select(is_new, F32(0.0), kernel.scalar(slot))
         value = kernel.builder.fadd(before, value)
     kernel.builder.store(value, slot)
 
 
 def _bias(
-    kernel: Kernel, problem: _Problem, source: Value, result: Value, where: tuple[Value, Value], channels: int
+    kernel: Kernel, problem: _Problem, part: _Part, pointers: tuple[Value, Value], out: Value, channels: int
 ) -> None:
     """Sum a tile's gradient right after its weights', while it is in the cache."""
-    gradient, (group_index, out) = problem.gradient, where
-    start = kernel.place(source, (group_index, gradient.size))
+    gradient, (source, result) = problem.gradient, pointers
+    start = kernel.place(source, (part.first, gradient.size))
     with kernel.loop(channels) as o:
         channel = kernel.builder.add(out, o)
         total = kernel.variable(kernel.constant(0.0))
         corner = kernel.place(start, (channel, gradient.area))
-        with kernel.loop(problem.group) as block, kernel.loop(gradient.area) as place:
+        with kernel.loop(part.blocks) as block, kernel.loop(gradient.area) as place:
             near = kernel.place(corner, (block, gradient.size), place)
             total.set(kernel.builder.fadd(total.get(), kernel.load(near)))
-        _add(kernel, kernel.at(result, (channel, 1)), kernel.total(total.get()), problem, group_index)
+        _add(kernel, kernel.at(result, (channel, 1)), kernel.total(total.get()), problem, part.is_new)
