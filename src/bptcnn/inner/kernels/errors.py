@@ -42,7 +42,15 @@ class InPlace:
         self._start = start
 
     def rows(self, begin: Value, end: Value) -> tuple[Value, Value]:
-        """Those of some rows that belong to the band: first, and one past the last."""
+        """Those of some rows that belong to the band.
+
+        Args:
+            begin: the first.
+            end: one past the last.
+
+        Returns:
+            The first of those, and one past the last.
+        """
         return begin, end
 
     def at(self, out: int, block: Value, row: Value, column: Value) -> Value:
