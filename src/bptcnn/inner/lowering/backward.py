@@ -22,8 +22,11 @@ from bptcnn.inner.lowering.program import Call, ranges
 from bptcnn.inner.lowering.writer import Writer, flops, label
 from bptcnn.inner.tasks.dag import Kind
 
-WEIGHT_TASKS = 2
+WEIGHT_TASKS = 3
 """Tasks for the gradient of one layer's weights, for each lane: so many that a slow lane can take fewer."""
+
+HEAVY_FLOPS = 1e8
+"""What takes a lane about a millisecond: long enough for others to do something else while the last block is at it."""
 
 
 class Backward:
@@ -54,6 +57,7 @@ class Backward:
         self._producer = {layer.out: layer for layer in layers}
         self._uses = {value: sum(layer.inputs.count(value) for layer in layers) for value in buffers.values}
         self._left = dict(self._uses)
+        self._uncut = not any(isinstance(layer, Norm) for layer in layers)  # which cut the chains often enough
         self._gradients: dict[int, Rows] = {layers[-1].out: buffers.scores_gradient}
         self._weight_work: list[tuple[str, Conv, Rows]] = []
         self._rooms: list[Rows] = []
@@ -83,6 +87,8 @@ class Backward:
         (value,) = layer.inputs
         if value == IMAGES:
             return
+        if self._uncut and flops(layer) * self._buffers.width > HEAVY_FLOPS:
+            self._weights(self._writer.chains.close())
         before, data, target = self._gradients.get(value), self._buffers.values[value], self._room(layer.data)
         last = self._left[value] == 1
         then = conv.Epilogue(add=before is not None, mask=last and self._rectified(value))
