@@ -9,11 +9,11 @@ import hashlib
 import json
 import platform
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import llvmlite
 
-from bptcnn import __version__
 from bptcnn.inner import kept
 from bptcnn.inner.kernels.image import Image
 from bptcnn.inner.machine import processor
@@ -77,5 +77,5 @@ def _here() -> tuple[str, ...]:
     """Cores and compiler; and a digest of all that emits and links, so that no change of it needs a new number."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     sources = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-    versions = f"bptcnn {__version__}", f"llvmlite {llvmlite.__version__}"
+    versions = f"bptcnn {version('bptcnn')}", f"llvmlite {llvmlite.__version__}"
     return platform.machine(), processor.name(), " ".join(sorted(processor.features())), *versions, f"sources {sources}"

@@ -13,6 +13,17 @@ from bptcnn.inner.lowering.program import Call, Chains, ranges
 from bptcnn.inner.tasks.dag import Kind
 
 
+TASKS = 2
+"""Tasks of a heavy layer for each lane, at least: with hardly more tasks than lanes, one that the system holds up would
+hold up all others."""
+
+HEAVY_FLOPS = 5e8
+"""A few milliseconds of a lane: about as long as the system lets it run where others want its core."""
+
+LIGHT_FLOPS = 5e7
+"""Of a part of a layer that is divided anyway, so that its parts may as well be smaller."""
+
+
 class Writer:
     """Appends calls to the chains of all blocks.
 
@@ -85,15 +96,22 @@ class Writer:
             tiles: what it can be divided by.
             layer: for its cost.
         """
-        width, num_blocks = self.buffers.width, self.buffers.num_blocks
-        parts = list(ranges(tiles, -(-self.num_lanes // num_blocks)))
-        cost = flops(layer) * width, float(self._sample_bytes * (layer.data.size + layer.shape.size))
+        num_blocks = self.buffers.num_blocks
+        cost = flops(layer) * self.buffers.width, float(self._sample_bytes * (layer.data.size + layer.shape.size))
+        parts = list(ranges(tiles, self._num_parts(cost[0])))
         for block in range(num_blocks):
             calls = [Call(kernel, (*arguments(block), *part)) for part in parts]
             if len(calls) == 1:
                 self.chains.call(block, self.layer, calls[0], *cost)
             else:
                 self.chains.split(block, self.layer, calls, *cost)
+
+    def _num_parts(self, flops: float) -> int:
+        """Into how many parts a block's share of a layer falls: one where there are enough blocks."""
+        num_blocks, num_lanes = self.buffers.num_blocks, self.num_lanes
+        parts = -(-num_lanes // num_blocks)
+        few = num_lanes > 1 and parts * num_blocks < TASKS * num_lanes
+        return TASKS * parts if few and flops > parts * (HEAVY_FLOPS if parts == 1 else LIGHT_FLOPS) else parts
 
 
 def label(place: int, layer: Layer) -> str:
