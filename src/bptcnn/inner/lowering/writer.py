@@ -12,7 +12,6 @@ from bptcnn.inner.lowering.buffers import Buffers
 from bptcnn.inner.lowering.program import Call, Chains, ranges
 from bptcnn.inner.tasks.dag import Kind
 
-
 TASKS = 2
 """Tasks of a heavy layer for each lane, at least: with hardly more tasks than lanes, one that the system holds up would
 hold up all others."""
@@ -106,12 +105,12 @@ class Writer:
             else:
                 self.chains.split(block, self.layer, calls, *cost)
 
-    def _num_parts(self, flops: float) -> int:
+    def _num_parts(self, work: float) -> int:
         """Into how many parts a block's share of a layer falls: one where there are enough blocks."""
         num_blocks, num_lanes = self.buffers.num_blocks, self.num_lanes
         parts = -(-num_lanes // num_blocks)
         few = num_lanes > 1 and parts * num_blocks < TASKS * num_lanes
-        return TASKS * parts if few and flops > parts * (HEAVY_FLOPS if parts == 1 else LIGHT_FLOPS) else parts
+        return TASKS * parts if few and work > parts * (HEAVY_FLOPS if parts == 1 else LIGHT_FLOPS) else parts
 
 
 def label(place: int, layer: Layer) -> str:
