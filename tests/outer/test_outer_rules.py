@@ -43,7 +43,7 @@ EVERY_RULE: list[Strategy] = [
     AsyncLocalSgd(momentum=0.0),
     AsyncLocalSgd(delay=3),
     Downpour(rate=0.25),
-    Downpour(rate=0.05, adapt="adagrad"),
+    Downpour(rate=1.0, adapt="adagrad"),
 ]
 ONE_WORKER_ALONE: list[Strategy] = [
     Sgwu(),
