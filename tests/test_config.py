@@ -153,14 +153,14 @@ def test_an_unknown_key_is_named_in_full_with_the_nearest_one(values: dict[str, 
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"strategy.name": "agw"}, "unknown strategy 'agw': did you mean 'agwu'? (known: agwu, sgwu)"),
-        ({"strategy": "sgw"}, "unknown strategy 'sgw': did you mean 'sgwu'? (known: agwu, sgwu)"),
+        ({"strategy.name": "agw"}, f"unknown strategy 'agw': did you mean 'agwu'? (known: {', '.join(RULES)})"),
+        ({"strategy": "sgw"}, f"unknown strategy 'sgw': did you mean 'sgwu'? (known: {', '.join(RULES)})"),
         (
             {"allocation.name": "idap"},
             "unknown allocation 'idap': did you mean 'idpa'? (known: dynamic, idpa, uniform)",
         ),
         ({"allocation.name": 3}, "unknown allocation 3: use one of dynamic, idpa, uniform"),
-        ({"strategy.name": ["agwu"]}, "unknown strategy ['agwu']: did you mean 'agwu'? (known: agwu, sgwu)"),
+        ({"strategy.name": ["agwu"]}, f"unknown strategy ['agwu']: did you mean 'agwu'? (known: {', '.join(RULES)})"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest_one(values: dict[str, Any], sentence: str) -> None:

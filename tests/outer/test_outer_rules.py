@@ -13,7 +13,21 @@ from outer.stage import ALLOCATIONS, Quadratic, Stage, a_setup
 
 from bptcnn.outer.allocation import Allocation, Dynamic, ExchangeConfig, Idpa, Uniform
 from bptcnn.outer.global_model import GlobalModel
-from bptcnn.outer.rules import RULES, Agwu, Contribution, Peer, Sgwu, Strategy, combine
+from bptcnn.outer.rules import (
+    RULES,
+    Agwu,
+    AsyncLocalSgd,
+    Contribution,
+    Diloco,
+    Downpour,
+    LocalSgd,
+    Memory,
+    Peer,
+    Sgwu,
+    Strategy,
+    combine,
+)
+from bptcnn.outer.rules.combine import total
 
 EVERY_RULE: list[Strategy] = [
     Agwu(),
@@ -21,7 +35,25 @@ EVERY_RULE: list[Strategy] = [
     Agwu(accuracy_weight="none", staleness="none"),
     Sgwu(),
     Sgwu(accuracy_weight="none"),
+    LocalSgd(),
+    LocalSgd(weighting="equal"),
+    Diloco(),
+    Diloco(lr=1.0, momentum=0.0, weighting="equal"),
+    AsyncLocalSgd(),
+    AsyncLocalSgd(momentum=0.0),
+    AsyncLocalSgd(delay=3),
+    Downpour(rate=0.25),
+    Downpour(rate=1.0, adapt="adagrad"),
 ]
+ONE_WORKER_ALONE: list[Strategy] = [
+    Sgwu(),
+    Agwu(accuracy_weight="none", staleness="none"),
+    LocalSgd(),
+    Diloco(lr=1.0, momentum=0.0),
+    AsyncLocalSgd(momentum=0.0),
+    Downpour(),
+]
+"""Rules that add one worker's differences up as they are, when there is no other."""
 
 
 def name_of(rule: Strategy) -> str:
@@ -62,6 +94,15 @@ def test_combine_reads_read_only_memory_without_a_warning() -> None:
     assert combine(weights, [1.0], [weights]).tolist() == [2, 2, 2]
 
 
+def test_total_is_numpy_with_no_argument_touched() -> None:
+    vectors = [np.array([1.0, -2.0], np.float32), np.array([0.5, 4.0], np.float32)]
+    for vector in vectors:
+        vector.flags.writeable = False
+    summed = total([2.0, -1.0], vectors)
+    assert summed.tolist() == [1.5, -8.0]
+    assert not any(np.shares_memory(summed, vector) for vector in vectors)
+
+
 # ------------------------------------------------------------------------------------------------ SGWU
 
 
@@ -69,7 +110,7 @@ def test_sgwu_averages_the_local_weights_by_accuracy() -> None:
     base = np.array([1.0, 2.0], np.float32)
     local = [np.array([2.0, 2.0], np.float32), np.array([1.0, 6.0], np.float32)]
     pushes = [push(w, accuracy=q, delta=local[w] - base) for w, q in enumerate([0.75, 0.25])]
-    merged, scales = Sgwu().merge(base, pushes, peers(0, 0), 0)
+    merged, scales, _ = Sgwu().merge(base, pushes, peers(0, 0), 0)
     assert scales == [0.75, 0.25]
     np.testing.assert_allclose(merged, 0.75 * local[0] + 0.25 * local[1])
     assert Sgwu(accuracy_weight="none").scales(pushes, {}, 0) == [0.5, 0.5]
@@ -143,6 +184,107 @@ def test_gamma_stays_near_a_quarter_for_four_unequal_workers(allocation: Allocat
     assert all(0.21 < value < 0.26 for value in gammas[100:-20])
 
 
+# ---------------------------------------------------------------------------- local SGD and outer momentum
+
+
+def after(rule: Strategy, *rounds: list[float], workers: int = 1) -> tuple[list[float], Memory]:
+    """W after each merge, from 0 on, of one weight; a round holds the differences of its workers."""
+    weights, memory, seen = np.zeros(1, np.float32), {}, []
+    for version, deltas in enumerate(rounds):
+        pushes = [push(worker, version, delta=np.array([d], np.float32)) for worker, d in enumerate(deltas)]
+        merged = rule.merge(weights, pushes, peers(*[version] * workers), version, memory)
+        assert merged.weights is not None
+        weights, memory = merged.weights, merged.memory
+        seen.append(float(weights[0]))
+    return seen, memory
+
+
+def test_local_sgd_averages_by_samples_or_equally() -> None:
+    pushes = [Contribution(worker, None, 0, size, 0.1) for worker, size in enumerate((96, 32))]
+    assert LocalSgd().scales(pushes, {}, 0) == [0.75, 0.25]
+    assert LocalSgd(weighting="equal").scales(pushes, {}, 0) == [0.5, 0.5]
+    assert after(LocalSgd(), [4.0, 2.0], [1.0, 1.0])[0] == [3.0, 4.0]
+
+
+def test_diloco_by_hand() -> None:
+    """Means 3 and 1: v = 3, then 0.5 * 3 + 1 = 2.5; W = 0.5 (3 + 1.5) = 2.25, then + 0.5 (1 + 1.25) = 3.375."""
+    seen, memory = after(Diloco(lr=0.5, momentum=0.5), [4.0, 2.0], [0.0, 2.0])
+    assert seen == [2.25, 3.375]
+    assert memory["velocity"].tolist() == [2.5]
+
+
+def test_diloco_without_momentum_is_local_sgd() -> None:
+    rounds = [4.0, 2.0], [-1.0, 0.5], [0.25, 8.0]
+    assert after(Diloco(lr=1.0, momentum=0.0), *rounds)[0] == after(LocalSgd(), *rounds)[0]
+
+
+def test_delayed_nesterov_by_hand() -> None:
+    """n = 2, eta = 1, b = 0.5. Pushes 4, 2, 2, 6: half of each at once, and b v at each second one.
+
+    v = (4 + 2) / 2 = 3: W = 2, then 2 + 1 + 1.5 = 4.5; v = 1.5 + 4 = 5.5: W = 5.5, then 5.5 + 3 + 2.75 = 11.25.
+    """
+    seen, memory = after(AsyncLocalSgd(), [4.0], [2.0], [2.0], [6.0], workers=2)
+    assert seen == [2.0, 4.5, 5.5, 11.25]
+    assert {name: vector.tolist() for name, vector in memory.items()} == {"velocity": [5.5]}
+    assert after(AsyncLocalSgd(delay=2), [4.0], [2.0], [2.0], [6.0], workers=7)[0] == seen
+
+
+def test_asynchronous_local_sgd_without_momentum_takes_an_equal_part_of_each_push() -> None:
+    assert after(AsyncLocalSgd(momentum=0.0), [4.0], [2.0], workers=4) == ([1.0, 1.5], {})
+    assert after(AsyncLocalSgd(lr=2.0, momentum=0.0), [4.0], [2.0], workers=4)[0] == [2.0, 3.0]
+
+
+# ------------------------------------------------------------------------------------------------ Downpour
+
+
+def test_downpour_applies_pushes_at_a_rate_of_its_own() -> None:
+    assert after(Downpour(), [4.0], [-2.0], workers=9)[0] == [4.0, 2.0]
+    assert after(Downpour(rate=0.25), [4.0], [-2.0], workers=9)[0] == [1.0, 0.5]
+
+
+def test_adagrad_by_hand() -> None:
+    """Pushes 3, 4: steps of 0.1 * 3 / 3, then of 0.1 * 4 / 5; a weight that is not pushed does not move."""
+    seen, memory = after(Downpour(rate=0.1, adapt="adagrad"), [3.0], [4.0], [0.0])
+    assert seen == pytest.approx([0.1, 0.18, 0.18])
+    assert memory["squares"].tolist() == [25.0]
+
+
+@pytest.mark.parametrize("rule", EVERY_RULE, ids=name_of)
+def test_a_merge_touches_nothing_that_it_is_given(rule: Strategy) -> None:
+    rng = np.random.default_rng(3)
+    weights, memory = rng.standard_normal(50).astype(np.float32), {}
+    for version in range(5):
+        pushes = [
+            push(worker, version, delta=rng.standard_normal(50).astype(np.float32))
+            for worker in range(3 if rule.synchronous else 1)
+        ]
+        given_ = [weights, *(p.delta for p in pushes), *memory.values()]
+        copies = [vector.copy() for vector in given_]
+        for vector in given_:
+            vector.flags.writeable = False
+        merged = rule.merge(weights, pushes, peers(*[version] * 3), version, memory)
+        assert all(np.array_equal(vector, copy) for vector, copy in zip(given_, copies, strict=True))
+        assert merged.weights is not None
+        made = [merged.weights, *merged.memory.values()]
+        assert all(vector.dtype == np.float32 and vector.shape == (50,) for vector in made)
+        assert not any(np.shares_memory(merged.weights, vector) for vector in [*given_, *merged.memory.values()])
+        weights, memory = merged.weights, dict(merged.memory)
+
+
+def test_what_a_rule_remembers_is_saved_and_taken_over() -> None:
+    whole, cut = (GlobalModel(Diloco(), np.zeros(2, np.float32)) for _ in range(2))
+    for version in range(4):
+        if version == 2:
+            tree = cut.snapshot()
+            cut = GlobalModel(Diloco(), None)
+            cut.resume(tree)
+        for model in (whole, cut):
+            model.add(push(0, version, delta=np.array([1.0, version], np.float32)))
+            model.merge(peers(version))
+    assert np.array_equal(whole.weights, cut.weights)
+    assert whole.version == cut.version == 4
+
+
 # -------------------------------------------------------------------------------------------- contract
 
 
@@ -183,7 +325,7 @@ def test_every_known_rule_is_in_the_table() -> None:
     assert {type(rule) for rule in EVERY_RULE} == set(RULES.values())
 
 
-@pytest.mark.parametrize("rule", [Sgwu(), Agwu(accuracy_weight="none", staleness="none")], ids=name_of)
+@pytest.mark.parametrize("rule", ONE_WORKER_ALONE, ids=name_of)
 @pytest.mark.parametrize("allocation", ALLOCATIONS, ids=lambda a: a.name)
 def test_one_worker_is_plain_sequential_sgd(rule: Strategy, allocation: Allocation) -> None:
     problem = Quadratic(240, lr=0.05, spread=2.0)

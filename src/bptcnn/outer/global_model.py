@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bptcnn.outer.messages import Vector
-from bptcnn.outer.rules import Contribution, Peer, Strategy
+from bptcnn.outer.rules import Contribution, Memory, Peer, Strategy
 
 
 class GlobalModel:
@@ -21,6 +21,7 @@ class GlobalModel:
         weights: W(version); never written to.
         waiting: pushes received but not merged yet.
         scales: the factors of the last merge.
+        memory: what the rule remembers.
     """
 
     def __init__(self, strategy: Strategy, weights: Vector | None) -> None:
@@ -29,6 +30,7 @@ class GlobalModel:
         self.version = 0
         self.waiting: list[Contribution] = []
         self.scales: list[float] = []
+        self.memory: Memory = {}
 
     @property
     def synchronous(self) -> bool:
@@ -46,15 +48,16 @@ class GlobalModel:
             peers: every worker that takes part.
         """
         ordered = sorted(self.waiting, key=lambda push: push.worker)
-        self.weights, self.scales = self._strategy.merge(self.weights, ordered, peers, self.version)
+        merged = self._strategy.merge(self.weights, ordered, peers, self.version, self.memory)
+        self.weights, self.scales, self.memory = merged
         self.version += 1
         self.waiting = []
 
     def snapshot(self) -> dict[str, Any]:
         """The state as a tree for a checkpoint; taken only when nothing waits."""
         assert not self.waiting
-        return {"version": self.version, "weights": self.weights}
+        return {"version": self.version, "weights": self.weights, "memory": dict(self.memory)}
 
     def resume(self, tree: dict[str, Any]) -> None:
         """Take over the state that ``snapshot`` described."""
-        self.version, self.weights = tree["version"], tree["weights"]
+        self.version, self.weights, self.memory = tree["version"], tree["weights"], tree["memory"]

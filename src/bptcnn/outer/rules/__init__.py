@@ -9,14 +9,41 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from bptcnn.outer.rules.agwu import Agwu
-from bptcnn.outer.rules.base import Contribution, Peer, UpdateRule
+from bptcnn.outer.rules.async_local_sgd import AsyncLocalSgd
+from bptcnn.outer.rules.base import Contribution, Memory, Peer, UpdateRule
 from bptcnn.outer.rules.combine import combine
+from bptcnn.outer.rules.diloco import Diloco
+from bptcnn.outer.rules.downpour import Downpour
+from bptcnn.outer.rules.local_sgd import LocalSgd
 from bptcnn.outer.rules.sgwu import Sgwu
 
-Strategy: TypeAlias = Annotated[Agwu | Sgwu, Field(discriminator="name")]
+AnyRule: TypeAlias = Agwu | AsyncLocalSgd | Diloco | Downpour | LocalSgd | Sgwu
+
+Strategy: TypeAlias = Annotated[AnyRule, Field(discriminator="name")]
 """Any update rule; its ``name`` says which."""
 
-RULES: dict[str, type[Agwu | Sgwu]] = {"agwu": Agwu, "sgwu": Sgwu}
+RULES: dict[str, type[AnyRule]] = {
+    "agwu": Agwu,
+    "async-local-sgd": AsyncLocalSgd,
+    "diloco": Diloco,
+    "downpour": Downpour,
+    "local-sgd": LocalSgd,
+    "sgwu": Sgwu,
+}
 """Known update rules by name."""
 
-__all__ = ["RULES", "Agwu", "Contribution", "Peer", "Sgwu", "Strategy", "UpdateRule", "combine"]
+__all__ = [
+    "RULES",
+    "Agwu",
+    "AsyncLocalSgd",
+    "Contribution",
+    "Diloco",
+    "Downpour",
+    "LocalSgd",
+    "Memory",
+    "Peer",
+    "Sgwu",
+    "Strategy",
+    "UpdateRule",
+    "combine",
+]

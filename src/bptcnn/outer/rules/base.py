@@ -7,7 +7,7 @@
 ...         return [1 / len(contributions)] * len(contributions)
 >>> ones = np.ones(2, np.float32)
 >>> pushes = [Contribution(worker, 2 * ones, base_version=0, num_samples=64, accuracy=0.5) for worker in (0, 1)]
->>> Mean().merge(ones, pushes, peers={}, version=0)[0]
+>>> Mean().merge(ones, pushes, peers={}, version=0).weights
 array([3., 3.], dtype=float32)
 """
 
@@ -16,11 +16,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from types import MappingProxyType
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 from bptcnn.outer.messages import Vector
 from bptcnn.outer.rules.combine import combine
 from bptcnn.section import Section
+
+Memory: TypeAlias = Mapping[str, Vector]
+"""What a rule remembers from merge to merge, float32 [num_weights] each; saved in checkpoints."""
 
 AccuracySource = Literal["training", "validation"]
 AccuracyWeight = Literal["raw", "relative", "none"]
@@ -45,6 +49,9 @@ class Contribution:
     accuracy: float
 
 
+NOTHING: Memory = MappingProxyType({})
+
+
 class Peer(NamedTuple):
     """What a rule knows of a worker that takes part: the version it trains from, its latest accuracy if it pushed."""
 
@@ -52,10 +59,19 @@ class Peer(NamedTuple):
     accuracy: float | None
 
 
+class Merged(NamedTuple):
+    """What a merge makes: W(i), the factor of each contribution, and what is remembered for the next."""
+
+    weights: Vector | None
+    scales: list[float]
+    memory: Memory
+
+
 class UpdateRule(Section, ABC):
     """Settings and pure functions of one update rule.
 
-    A subclass sets ``name`` and implements ``scales``; it is synchronous if a merge waits for all workers.
+    A subclass sets ``name`` and implements ``scales``, and ``move`` if there is more to it than a sum; it is
+    synchronous if a merge waits for all workers.
     """
 
     synchronous: ClassVar[bool] = False
@@ -77,8 +93,13 @@ class UpdateRule(Section, ABC):
         """
 
     def merge(
-        self, weights: Vector | None, contributions: Sequence[Contribution], peers: Mapping[int, Peer], version: int
-    ) -> tuple[Vector | None, list[float]]:
+        self,
+        weights: Vector | None,
+        contributions: Sequence[Contribution],
+        peers: Mapping[int, Peer],
+        version: int,
+        memory: Memory = NOTHING,
+    ) -> Merged:
         """Make the next global weights; the old ones are left as they are.
 
         Args:
@@ -86,12 +107,31 @@ class UpdateRule(Section, ABC):
             contributions: as for ``scales``.
             peers: as for ``scales``.
             version: as for ``scales``.
+            memory: of the last merge; empty at first.
 
         Returns:
-            W(i) and the factors used.
+            W(i), the factors used, and what to remember.
         """
         scales = self.scales(contributions, peers, version)
         deltas = [push.delta for push in contributions if push.delta is not None]
         if weights is None or len(deltas) < len(scales):
-            return weights, scales
-        return combine(weights, scales, deltas), scales
+            return Merged(weights, scales, memory)
+        moved, remembered = self.move(weights, scales, deltas, version, memory)
+        return Merged(moved, scales, remembered)
+
+    def move(
+        self, weights: Vector, scales: Sequence[float], deltas: Sequence[Vector], version: int, memory: Memory
+    ) -> tuple[Vector, Memory]:
+        """The arithmetic of a merge: ``W + sum_j scale_j delta_j``, unless a rule does more.
+
+        Args:
+            weights: W(i-1), float32 [num_weights]; not to be written to.
+            scales: one factor a difference, at least one.
+            deltas: float32 [num_weights] each; not to be written to.
+            version: as for ``scales``.
+            memory: of the last merge; its vectors are not to be written to either.
+
+        Returns:
+            W(i) in memory of its own, and what to remember.
+        """
+        return combine(weights, scales, deltas), memory

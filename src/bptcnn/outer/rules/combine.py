@@ -35,6 +35,28 @@ def combine(weights: Vector, scales: Sequence[float], deltas: Sequence[Vector]) 
     return merged
 
 
+def total(scales: Sequence[float], vectors: Sequence[Vector]) -> Vector:
+    """Compute ``sum_j scales[j] * vectors[j]`` into a new vector.
+
+    Args:
+        scales: one factor a vector, at least one.
+        vectors: float32 [n] each; may be read-only.
+
+    Returns:
+        float32 [n], in memory that nobody else holds.
+
+    Example:
+        >>> import numpy as np
+        >>> total([2.0, 1.0], [np.ones(2, np.float32), np.ones(2, np.float32)])
+        array([3., 3.], dtype=float32)
+    """
+    result = torch.mul(_view(vectors[0]), scales[0])
+    for scale, vector in zip(scales[1:], vectors[1:], strict=True):
+        result.add_(_view(vector), alpha=scale)
+    summed: Vector = result.numpy()
+    return summed
+
+
 def _view(vector: Vector) -> torch.Tensor:
     """A tensor over the same memory; torch's warning on read-only memory does not apply, as nothing is written."""
     with warnings.catch_warnings():
