@@ -56,7 +56,8 @@ def candidate(clock: Clock, samples_per_s: float, calls: list[tuple[str, int]], 
 
 
 @pytest.mark.parametrize("promising", [320, 200])
-def test_the_fastest_candidate_wins_and_the_reason_is_said(promising: int) -> None:
+def test_the_fastest_candidate_wins_and_the_reason_is_said(promising: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bptcnn.inner.plan.SMALL", 1)
     clock, calls = Clock(), []
     speeds = {"promising": promising, "near": 280, "far": 80}
     ways = {name: candidate(clock, speed, calls, name) for name, speed in speeds.items()}
@@ -71,6 +72,15 @@ def test_the_fastest_candidate_wins_and_the_reason_is_said(promising: int) -> No
     assert list(dict.fromkeys(calls)) == [("near", 8), ("far", 8), ("promising", 32), ("near", 32)]
     # Each after one step to warm up, for a third of the time.
     assert calls.count(("far", 8)) == 1 + 10
+
+
+def test_a_small_batch_is_tried_as_a_whole() -> None:
+    clock, calls = Clock(), []
+    ways = {name: candidate(clock, speed, calls, name) for name, speed in {"promising": 320, "far": 80}.items()}
+    makers = {name: (lambda way=way: way) for name, way in ways.items()}
+    made, _ = plan(nn.Identity(), (IMAGES, LABELS), functional.cross_entropy, makers, budget_s=2.0, clock=clock)
+    assert [(row.samples_per_s, row.note) for row in made.rows] == [(320, ""), (80, "")]
+    assert set(calls) == {("promising", 32), ("far", 32)}
 
 
 def test_what_can_not_be_made_is_noted_and_the_module_is_as_before() -> None:

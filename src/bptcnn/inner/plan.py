@@ -26,6 +26,9 @@ from bptcnn.inner.machine.memory import give_memory_back
 PART, NEAR = 4, 1.2
 """Candidates are tried on a part of the batch first, and on the whole if so many times their speed would win."""
 
+SMALL = 1 << 16
+"""Numbers of a part of a batch, at least: a smaller one would say little of the whole, and takes little memory."""
+
 BUDGET_S = 3.0
 """Seconds of measuring after one step each."""
 
@@ -130,7 +133,7 @@ def plan(
     share_s, device = (BUDGET_S if budget_s is None else budget_s) / len(ways), device_of(module)
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     notes: dict[str, str] = {}
-    part = max(1, len(batch[0]) // PART)
+    part = min(len(batch[0]), max(len(batch[0]) // PART, -(-SMALL * len(batch[0]) // batch[0].numel())))
 
     def speed(way: Gradients, count: int) -> float:
         some = batch[0][:count], batch[1][:count]
@@ -156,7 +159,8 @@ def plan(
     measured = {first: highest}
     for name in sorted(speeds, key=lambda name: -speeds[name]):
         if speeds[name] * NEAR < measured[first]:
-            measured[name], notes[name] = speeds[name], f"on {part} samples"
+            measured[name] = speeds[name]
+            notes |= {name: f"on {part} samples"} if part < len(batch[0]) else {}
         elif way := made(name):
             best = None  # one at a time in memory; kernels that are compiled stay so
             give_memory_back()
