@@ -60,8 +60,8 @@ def test_tables_of_pairs_worked_out_by_hand() -> None:
 @given(
     st.sampled_from(KINDS),
     st.sampled_from([tables.for_groups_forward, tables.for_groups_backward]),
-    *[st.integers(8, 19)] * 2,
-    st.sampled_from([1, 9]),
+    *[st.integers(8, 40)] * 2,
+    st.sampled_from([1, 9, 25]),
     st.data(),
 )
 def test_a_part_of_any_table_is_all_that_is_written(

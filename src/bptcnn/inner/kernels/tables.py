@@ -9,12 +9,14 @@ conversion in their innermost loops.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from llvmlite import ir
 
 from bptcnn.inner.kernels.bf16 import BF16, I16
-from bptcnn.inner.kernels.emit import F32, I32, I64, Function, Term, Value
+from bptcnn.inner.kernels.emit import F32, I32, I64, Function, Value
 from bptcnn.inner.kernels.shape import Vectors, tiles
-from bptcnn.inner.kernels.shuffles import shuffled
+from bptcnn.inner.kernels.shuffles import filled, shuffled, square
 
 CHUNK = 16
 """Pairs made at once."""
@@ -91,16 +93,14 @@ def _pairs(function: Function, one: Value, other: Value | None, target: Value, c
 
 
 def _chunk(function: Function, one: Value, other: Value | None, target: Value, start: Value, size: int) -> None:
-    words = ir.VectorType(I16, size)
+    numbers = ir.VectorType(F32, size)
 
-    def rounded(pointer: Value | None) -> Value:
+    def those(pointer: Value | None) -> Value:
         if pointer is None:
-            return ir.Constant(words, [0] * size)
-        numbers = function.builder.load(function.at(pointer, start), typ=ir.VectorType(F32, size), align=4)
-        return function.builder.bitcast(function.builder.fptrunc(numbers, ir.VectorType(BF16, size)), words)
+            return filled(numbers, 0.0)
+        return function.builder.load(function.at(pointer, start), typ=numbers, align=4)
 
-    order = [index for number in range(size) for index in (number, size + number)]
-    pairs = shuffled(function.builder, rounded(one), rounded(other), order)
+    pairs = _paired(function, those(one), those(other))
     function.builder.store(pairs, function.at(target, start, kind=I32), align=4)
 
 
@@ -118,15 +118,7 @@ def for_groups_forward(module: ir.Module, name: str, vectors: Vectors, outs: int
         ins: input channels.
         size: of the filter.
     """
-    function = Function(module, name)
-    weights, table = function.argument(0), function.argument(1)
-    with function.loop(function.number(3), function.number(2)) as group, function.loop(size) as place:
-        # Line by line of the cache: the next places find there what this one left.
-        numbers = _Numbers(function, function.at(weights, place), group, (ins, size), pairs=vectors.bf16)
-        with function.loop(outs) as out:
-            value = numbers.at((out, ins * size))
-            function.builder.store(value, function.at(table, (group, size * outs), (place, outs), out))
-    function.finish()
+    _fill(_Source(Function(module, name), vectors, rows=(outs, ins * size), channels=(ins, size), size=size))
 
 
 def for_groups_backward(module: ir.Module, name: str, vectors: Vectors, outs: int, ins: int, size: int) -> None:
@@ -143,41 +135,99 @@ def for_groups_backward(module: ir.Module, name: str, vectors: Vectors, outs: in
         ins: input channels.
         size: of the filter.
     """
-    function = Function(module, name)
-    weights, table = function.argument(0), function.argument(1)
-    with function.loop(function.number(3), function.number(2)) as group, function.loop(size) as place:
-        numbers = _Numbers(function, function.at(weights, place), group, (outs, ins * size), pairs=vectors.bf16)
-        with function.loop(ins) as into:
-            value = numbers.at((into, size))
-            function.builder.store(value, function.at(table, (group, size * ins), (place, ins), into))
+    _fill(_Source(Function(module, name), vectors, rows=(ins, size), channels=(outs, ins * size), size=size))
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Weights as rows that are to lie side by side, and channels that are summed up: how many, and how far apart."""
+
+    function: Function
+    vectors: Vectors
+    rows: tuple[int, int]
+    channels: tuple[int, int]
+    size: int
+
+    @property
+    def depth(self) -> int:
+        """Channels of an entry of the table: one, or a pair."""
+        return self.vectors.parts
+
+
+LEAST_SQUARE = 8
+"""Places of a filter from which on squares of them are turned at once: of fewer, too much would be read in vain."""
+
+
+def _fill(source: _Source) -> None:
+    """``table[group, place, row]``, for the groups that the arguments name."""
+    function, builder = source.function, source.function.builder
+    with function.loop(function.number(3), function.number(2)) as group:
+        if source.rows[0] < source.vectors.lanes or source.size < LEAST_SQUARE:
+            _one_by_one(source, group)
+        else:
+            # Squares reach beyond the filter, which in the last group may be beyond the weights.
+            is_last = builder.icmp_signed("==", group, I64(tiles(source.channels[0], source.depth) - 1))
+            with builder.if_else(is_last) as (then, otherwise):
+                with then:
+                    _one_by_one(source, group)
+                with otherwise:
+                    _in_squares(source, group)
     function.finish()
 
 
-class _Numbers:
-    """Weights of one channel of those that are summed up, or pairs of those of two."""
+def _in_squares(source: _Source, group: Value) -> None:
+    function, lanes, (count, row_span) = source.function, source.vectors.lanes, source.rows
+    first = function.builder.mul(group, I64(source.depth))
+    weights = function.at(function.argument(0), (first, source.channels[1]))
+    with function.loop(tiles(count, lanes)) as tile:
+        row = function.tile(tile, lanes, count)
+        for start in range(0, source.size, lanes):
+            place = max(0, min(start, source.size - lanes))
+            squares = [
+                square(
+                    function,
+                    function.at(weights, (row, row_span), place + channel * source.channels[1]),
+                    row_span,
+                    lanes,
+                )
+                for channel in range(source.depth)
+            ]
+            for column, numbers in enumerate(zip(*squares, strict=True)):
+                if place + column < source.size:
+                    near = (group, source.size * count), (I64(place + column), count), row
+                    entry = numbers[0] if source.depth == 1 else _paired(function, *numbers)
+                    function.builder.store(entry, function.at(function.argument(1), *near), align=4)
 
-    def __init__(
-        self, function: Function, weights: Value, group: Value, channels: tuple[int, int], *, pairs: bool
-    ) -> None:
-        self._function, builder = function, function.builder
-        total, span = channels
-        first = builder.mul(group, I64(2)) if pairs else group
-        self._one, self._other = function.at(weights, (first, span)), None
-        if pairs:
-            following = builder.add(first, I64(1))
-            self._there = builder.icmp_signed("<", following, I64(total))
-            self._other = function.at(weights, (builder.select(self._there, following, first), span))
 
-    def at(self, term: Term) -> Value:
-        """Those at a place.
+def _one_by_one(source: _Source, group: Value) -> None:
+    function, builder, (count, row_span), (total, span) = (
+        source.function,
+        source.function.builder,
+        source.rows,
+        source.channels,
+    )
+    weights, table = function.argument(0), function.argument(1)
+    first = builder.mul(group, I64(source.depth))
+    following = builder.add(first, I64(1))
+    there = builder.icmp_signed("<", following, I64(total))
+    second = builder.select(there, following, first)
+    with function.loop(source.size) as place, function.loop(count) as row:
+        near = (row, row_span), place
+        entry = function.scalar(function.at(weights, (first, span), *near))
+        if source.depth == 2:
+            other = function.scalar(function.at(weights, (second, span), *near))
+            numbers = entry, builder.select(there, other, F32(0.0))
+            low, high = (builder.zext(builder.bitcast(builder.fptrunc(one, BF16), I16), I32) for one in numbers)
+            entry = builder.or_(low, builder.shl(high, I32(16)))
+        builder.store(entry, function.at(table, (group, source.size * count), (place, count), row))
 
-        Args:
-            term: index and span of the channels that are not summed up.
-        """
-        function, builder = self._function, self._function.builder
-        number = function.scalar(function.at(self._one, term))
-        if self._other is None:
-            return number
-        other = builder.select(self._there, function.scalar(function.at(self._other, term)), F32(0.0))
-        low, high = (builder.zext(builder.bitcast(builder.fptrunc(each, BF16), I16), I32) for each in (number, other))
-        return builder.or_(low, builder.shl(high, I32(16)))
+
+def _paired(function: Function, one: Value, other: Value) -> Value:
+    """Float32 numbers of two vectors as pairs of bfloat16 numbers."""
+    count = one.type.count
+    low, high = (
+        function.builder.bitcast(function.builder.fptrunc(each, ir.VectorType(BF16, count)), ir.VectorType(I16, count))
+        for each in (one, other)
+    )
+    order = [index for number in range(count) for index in (number, count + number)]
+    return shuffled(function.builder, low, high, order)
