@@ -25,7 +25,7 @@ bench-exchange: .venv/installed  ## time push, merge and pull; writes a record i
 	$(BIN)/python benchmarks/exchange.py
 
 bench-inner: .venv/installed-bench  ## time a training step against PyTorch, TensorFlow and JAX; writes a record, too
-	$(BIN)/python benchmarks/inner.py
+	$(BIN)/python benchmarks/inner.py --scaling --disturbed
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
