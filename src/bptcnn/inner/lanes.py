@@ -104,7 +104,9 @@ class Lanes:
             threading.Thread(target=_help, args=(bell,), daemon=True, name="lane").start()
         self._places = _array([ctypes.addressof(bell) for bell in self._bells])
         self._at_work: list[Table] = []
-        self.close = weakref.finalize(self, _ring, self._bells, [helpers.END] * len(self._bells))
+        self.close = weakref.finalize(
+            self, _ring, self._places, [helpers.END] * len(self._bells)
+        )  # threads hold the bells
 
     def run(self, table: Table, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Work a program off; returns when all its tasks are done and nobody looks at the table any more.
@@ -115,7 +117,7 @@ class Lanes:
         """
         table.arm()
         self._at_work.append(table)  # which stays in memory even if somebody interrupts this in the wrong place
-        _ring(self._bells, table.jobs[1:])
+        _ring(self._places, table.jobs[1:])
         try:
             meanwhile()
         finally:
@@ -142,10 +144,10 @@ def _help(bell: Bell) -> None:
     _code(helpers.helper)(_array([ctypes.addressof(bell)]))
 
 
-def _ring(bells: Sequence[Bell], jobs: Sequence[int]) -> None:
-    """Give each helper its job."""
-    places, given = _array([ctypes.addressof(bell) for bell in bells]), _array(jobs)
-    _code(helpers.begin)(_array([len(bells), ctypes.addressof(places), ctypes.addressof(given)]))
+def _ring(places: ctypes.Array[ctypes.c_int64], jobs: Sequence[int]) -> None:
+    """Give each helper, whose bell is at one of these places, its job."""
+    given = _array(jobs)
+    _code(helpers.begin)(_array([len(places), ctypes.addressof(places), ctypes.addressof(given)]))
 
 
 @cache

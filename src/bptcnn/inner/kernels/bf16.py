@@ -113,8 +113,8 @@ class Bf16Kernel(Kernel):
         return self.instruction("llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, total, *factors)
 
 
-class FullBf16Kernel(Bf16Kernel):
-    """A function that works on places which fill registers of bfloat16 numbers; see :class:`Kernel`.
+class PairKernel(Bf16Kernel):
+    """A function whose sums are of products of neighbours; see :class:`Kernel`.
 
     Args:
         module: where it belongs.
@@ -123,6 +123,24 @@ class FullBf16Kernel(Bf16Kernel):
     """
 
     depth = 2
+
+    def dot(self, one: Value, other: Value, total: Value) -> Value:
+        """``total`` plus the products of all samples, two by two."""
+        return self.products(one, other, total)
+
+    def nothing(self) -> Value:
+        """The total of nothing, for :meth:`dot`."""
+        return filled(FLOATS, 0.0)
+
+
+class FullBf16Kernel(PairKernel):
+    """A function that works on places which fill registers of bfloat16 numbers; see :class:`Kernel`.
+
+    Args:
+        module: where it belongs.
+        name: of the function.
+        vectors: the registers and what they hold.
+    """
 
     def load(self, pointer: Value) -> Value:
         """The numbers of a place, as float32, in two registers."""
@@ -160,14 +178,6 @@ class FullBf16Kernel(Bf16Kernel):
     def factor(self, pointer: Value) -> Value:
         """The numbers of a place as they lie."""
         return self.words(pointer, WORDS.count)
-
-    def dot(self, one: Value, other: Value, total: Value) -> Value:
-        """``total`` plus the products of all samples, two by two."""
-        return self.products(one, other, total)
-
-    def nothing(self) -> Value:
-        """The total of nothing, for :meth:`dot`."""
-        return filled(FLOATS, 0.0)
 
     def _woven(self, one: Value, other: Value) -> Value:
         """Two registers of words as two registers of pairs: ``one`` below, ``other`` above."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.bf16 import FLOATS, WORDS, Bf16Kernel
+from bptcnn.inner.kernels.bf16 import FLOATS, WORDS, PairKernel
 from bptcnn.inner.kernels.emit import F32, I32, Value
 from bptcnn.inner.kernels.shape import Vectors
 from bptcnn.inner.kernels.shuffles import filled, joined, part, shuffled
@@ -42,8 +42,7 @@ class GroupKernel(Kernel):
     def by_channel(self, pointer: Value) -> Value:
         """The numbers of neighbouring channels, each for all samples."""
         numbers = self.builder.load(pointer, typ=ir.VectorType(F32, self.channels), align=4)
-        order = [channel for channel in range(self.channels) for _ in range(self._width)]
-        return shuffled(self.builder, numbers, numbers, order)
+        return _for_samples(self, numbers, self._width)
 
     def zeros(self) -> Value:
         """The total of nothing."""
@@ -76,7 +75,7 @@ class GroupKernel(Kernel):
         return [self.total(part(self.builder, vector, channel, self._width)) for channel in range(self.channels)]
 
 
-class Bf16GroupKernel(Bf16Kernel):
+class Bf16GroupKernel(PairKernel):
     """The same with bfloat16 numbers; see :class:`GroupKernel`.
 
     Args:
@@ -84,8 +83,6 @@ class Bf16GroupKernel(Bf16Kernel):
         name: of the function.
         vectors: the registers and what they hold.
     """
-
-    depth = 2
 
     def __init__(self, module: ir.Module, name: str, vectors: Vectors) -> None:
         super().__init__(module, name, vectors)
@@ -99,7 +96,7 @@ class Bf16GroupKernel(Bf16Kernel):
     def by_channel(self, pointer: Value) -> Value:
         """The numbers of neighbouring channels, each for all samples."""
         numbers = self.builder.load(pointer, typ=ir.VectorType(F32, self.channels), align=4)
-        return self._for_samples(numbers)
+        return _for_samples(self, numbers, self._width)
 
     def operand(self, pointer: Value, apart: int | None) -> Value:
         """A register of pairs: a place in two channels, once for each output channel of a register of sums."""
@@ -114,7 +111,8 @@ class Bf16GroupKernel(Bf16Kernel):
 
     def weight(self, pointer: Value) -> Value:
         """The pairs of neighbouring channels from a table, each for all samples: two registers."""
-        return self._for_samples(self.builder.load(pointer, typ=ir.VectorType(I32, self.channels), align=4))
+        pairs = self.builder.load(pointer, typ=ir.VectorType(I32, self.channels), align=4)
+        return _for_samples(self, pairs, self._width)
 
     def multiply(self, weight: Value, operand: Value, total: Value) -> Value:
         """``total`` plus, for each channel and sample, the products of two input channels."""
@@ -147,23 +145,16 @@ class Bf16GroupKernel(Bf16Kernel):
         numbers = self.words(pointer, self._width)
         return shuffled(self.builder, numbers, numbers, [*range(self._width)] * self.channels)
 
-    def dot(self, one: Value, other: Value, total: Value) -> Value:
-        """``total`` plus, for each channel, the products of all samples, two by two."""
-        return self.products(one, other, total)
-
-    def nothing(self) -> Value:
-        """The total of nothing, for :meth:`dot`."""
-        return filled(FLOATS, 0.0)
-
     def totals(self, vector: Value) -> list[Value]:
         """The sum of each channel, over the samples."""
         count = self._width // 2
         return [self.total(part(self.builder, vector, channel, count)) for channel in range(self.channels)]
 
-    def _for_samples(self, numbers: Value) -> Value:
-        """A number of each channel, for all samples."""
-        order = [channel for channel in range(self.channels) for _ in range(self._width)]
-        return shuffled(self.builder, numbers, numbers, order)
+
+def _for_samples(kernel: Kernel, numbers: Value, width: int) -> Value:
+    """A number of each channel, for all samples."""
+    order = [channel for channel in range(kernel.channels) for _ in range(width)]
+    return shuffled(kernel.builder, numbers, numbers, order)
 
 
 def _each_channel(kernel: Kernel, pointer: Value, apart: int) -> list[Value]:
