@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bptcnn.errors import DivergedError
-from bptcnn.inner.learner import Learner, Vector
+from bptcnn.inner.exchange import Exchange, Vector
+from bptcnn.inner.learner import Learner
 from bptcnn.inner.optimizer import OptimizerConfig, ScheduleConfig
 
 
@@ -56,6 +57,7 @@ class LocalWorker:
         optimizer: for the peak learning rate.
         schedule: learning rate over the run.
         learner: does the arithmetic; None to simulate timing only.
+        exchange: sends and takes in weights; given with a learner.
 
     Example:
         >>> worker = LocalWorker(32, OptimizerConfig(), ScheduleConfig())
@@ -68,12 +70,18 @@ class LocalWorker:
     """
 
     def __init__(
-        self, batch_size: int, optimizer: OptimizerConfig, schedule: ScheduleConfig, learner: Learner | None = None
+        self,
+        batch_size: int,
+        optimizer: OptimizerConfig,
+        schedule: ScheduleConfig,
+        learner: Learner | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
         self._batch_size = batch_size
         self._optimizer = optimizer
         self._schedule = schedule
         self._learner = learner
+        self._exchange = exchange
         self._leases: deque[Work] = deque()
         self._base_version = 0
         self._sequence = 0
@@ -88,8 +96,8 @@ class LocalWorker:
             weights: float32 [num_weights]; None when only timing is simulated.
             leases: new work.
         """
-        if self._learner is not None and weights is not None:
-            self._learner.fold(weights)
+        if self._exchange is not None and weights is not None:
+            self._exchange.fold(weights, ahead=self._step > 0)
         self._base_version = version
         self._leases.extend(leases)
 
@@ -153,7 +161,7 @@ class LocalWorker:
             busy_s=self._busy_s,
             loss=self._loss / size,
             accuracy=self._quality(size),
-            delta=self._difference(),
+            delta=self._outgoing(),
         )
         self._leases.popleft()
         self._begin()
@@ -173,9 +181,9 @@ class LocalWorker:
         start, stop = lease.progress
         return start + (stop - start) * (self._step + 0.5) / lease.num_steps(self._batch_size)
 
-    def _difference(self) -> Vector | None:
+    def _outgoing(self) -> Vector | None:
         try:
-            return self._learner.difference() if self._learner else None
+            return self._exchange.push() if self._exchange else None
         except DivergedError as error:
             raise DivergedError(f"{error}, after local step {self._steps_total}") from None
 

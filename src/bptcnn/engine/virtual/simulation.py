@@ -22,7 +22,7 @@ from bptcnn.engine.virtual.process import Process
 from bptcnn.engine.virtual.wires import Wires
 from bptcnn.errors import DivergedError
 from bptcnn.folder import RunFolder
-from bptcnn.inner import LocalWorker, accuracy_of
+from bptcnn.inner import accuracy_of
 from bptcnn.inner.machine.devices import Device, device_named
 from bptcnn.models import FlatModel
 from bptcnn.outer.messages import (
@@ -215,11 +215,7 @@ class Simulation:
         if not self._timing_only:
             learner = self._job.learner(self._job.network(), device=device_named(self._device, worker))
 
-        def make_local() -> LocalWorker:
-            if learner is not None:
-                learner.forget()
-            return self._job.local_worker(learner)
-
+        make_local = partial(self._job.local_worker, learner)
         self._processes[worker] = Process(worker, self._speeds[worker], self._clock, self._wires, make_local)
 
     def _restart_process(self, worker: int) -> None:

@@ -14,10 +14,11 @@ from bptcnn.outer.rules.base import Contribution, Memory, Peer, UpdateRule
 from bptcnn.outer.rules.combine import combine
 from bptcnn.outer.rules.diloco import Diloco
 from bptcnn.outer.rules.downpour import Downpour
+from bptcnn.outer.rules.easgd import Eamsgd, Easgd
 from bptcnn.outer.rules.local_sgd import LocalSgd
 from bptcnn.outer.rules.sgwu import Sgwu
 
-AnyRule: TypeAlias = Agwu | AsyncLocalSgd | Diloco | Downpour | LocalSgd | Sgwu
+AnyRule: TypeAlias = Agwu | AsyncLocalSgd | Diloco | Downpour | Eamsgd | Easgd | LocalSgd | Sgwu
 
 Strategy: TypeAlias = Annotated[AnyRule, Field(discriminator="name")]
 """Any update rule; its ``name`` says which."""
@@ -27,6 +28,8 @@ RULES: dict[str, type[AnyRule]] = {
     "async-local-sgd": AsyncLocalSgd,
     "diloco": Diloco,
     "downpour": Downpour,
+    "eamsgd": Eamsgd,
+    "easgd": Easgd,
     "local-sgd": LocalSgd,
     "sgwu": Sgwu,
 }
@@ -39,6 +42,8 @@ __all__ = [
     "Contribution",
     "Diloco",
     "Downpour",
+    "Eamsgd",
+    "Easgd",
     "LocalSgd",
     "Memory",
     "Peer",
