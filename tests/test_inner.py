@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -333,6 +334,18 @@ def test_a_finished_lease_reports_what_it_came_to() -> None:
     assert (finished.loss, finished.accuracy) == (2.0, 0.1)
     assert finished.delta is not None
     assert worker.idle
+
+
+@pytest.mark.parametrize(("span_s", "num_steps"), [(0.1, 1), (0.5, 2), (0.6, 2), (0.63, 3), (9.0, 4)])
+def test_a_lease_ends_when_its_time_is_up_to_the_nearest_step(span_s: float, num_steps: int) -> None:
+    worker = a_worker(Notes())
+    worker.receive(3, None, [replace(a_lease(7, 43), span_s=span_s)])
+    while not worker.done:
+        worker.step()
+        worker.note_busy(0.25)
+    finished = worker.finish()
+    assert (finished.steps, finished.samples) == (num_steps, 43 * num_steps // 4)
+    assert (finished.loss, finished.accuracy) == (2.0, num_steps / finished.samples)
 
 
 def test_leases_are_trained_in_order_and_pushes_are_numbered() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +24,14 @@ class Work:
         epoch: the epoch it counts for.
         indices: int64 [n], its samples in training order.
         progress: fraction of the run at its start and its end.
+        span_s: seconds to train for at most, to the nearest step; what is left then goes back.
     """
 
     id: int
     epoch: int
     indices: npt.NDArray[np.int64]
     progress: tuple[float, float]
+    span_s: float = inf
 
     def num_steps(self, batch_size: int) -> int:
         """Local steps over this lease: near-equal batches, so that none is too small to learn from."""
@@ -43,6 +46,7 @@ class Finished:
     lease: int
     base_version: int
     steps: int
+    samples: int
     busy_s: float
     loss: float
     accuracy: float
@@ -108,8 +112,11 @@ class LocalWorker:
 
     @property
     def done(self) -> bool:
-        """Whether the first lease is trained and waits to be pushed."""
-        return bool(self._leases) and self._step == self._leases[0].num_steps(self._batch_size)
+        """Whether the first lease is trained, as far as its time allows, and waits to be pushed."""
+        if not self._leases or not self._step:
+            return False
+        lease, typical_s = self._leases[0], self._busy_s / self._step
+        return self._step == lease.num_steps(self._batch_size) or self._busy_s + typical_s / 2 > lease.span_s
 
     @property
     def next_size(self) -> int:
@@ -151,13 +158,14 @@ class LocalWorker:
             DivergedError: some weight is no longer finite; naming the step.
         """
         assert self.done
-        lease, size = self._leases[0], len(self._leases[0].indices)
+        lease, (size, _) = self._leases[0], self._bounds()
         self._sequence += 1
         finished = Finished(
             sequence=self._sequence,
             lease=lease.id,
             base_version=self._base_version,
             steps=self._step,
+            samples=size,
             busy_s=self._busy_s,
             loss=self._loss / size,
             accuracy=self._quality(size),

@@ -9,6 +9,7 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from bptcnn.outer.rules.agwu import Agwu
+from bptcnn.outer.rules.anytime import Anytime
 from bptcnn.outer.rules.async_local_sgd import AsyncLocalSgd
 from bptcnn.outer.rules.base import Contribution, Memory, Peer, UpdateRule
 from bptcnn.outer.rules.combine import combine
@@ -18,13 +19,14 @@ from bptcnn.outer.rules.easgd import Eamsgd, Easgd
 from bptcnn.outer.rules.local_sgd import LocalSgd
 from bptcnn.outer.rules.sgwu import Sgwu
 
-AnyRule: TypeAlias = Agwu | AsyncLocalSgd | Diloco | Downpour | Eamsgd | Easgd | LocalSgd | Sgwu
+AnyRule: TypeAlias = Agwu | Anytime | AsyncLocalSgd | Diloco | Downpour | Eamsgd | Easgd | LocalSgd | Sgwu
 
 Strategy: TypeAlias = Annotated[AnyRule, Field(discriminator="name")]
 """Any update rule; its ``name`` says which."""
 
 RULES: dict[str, type[AnyRule]] = {
     "agwu": Agwu,
+    "anytime": Anytime,
     "async-local-sgd": AsyncLocalSgd,
     "diloco": Diloco,
     "downpour": Downpour,
@@ -38,6 +40,7 @@ RULES: dict[str, type[AnyRule]] = {
 __all__ = [
     "RULES",
     "Agwu",
+    "Anytime",
     "AsyncLocalSgd",
     "Contribution",
     "Diloco",

@@ -79,6 +79,8 @@ class UpdateRule(Section, ABC):
     """
 
     synchronous: ClassVar[bool] = False
+    timed: ClassVar[bool] = False
+    """Whether a lease ends by the clock, after the time that it should take."""
 
     accuracy_from: AccuracySource = "training"
     """Where Q is measured: over the training batches of the lease, or on a held-out subset shared by all workers."""
