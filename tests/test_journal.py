@@ -22,7 +22,8 @@ from bptcnn.engine.journal import Journal, name_of, plain
 from bptcnn.engine.replay import replay
 from bptcnn.engine.server import Server
 from bptcnn.errors import RunFolderError
-from bptcnn.outer.coordinator import Coordinator, Setup
+from bptcnn.outer.coordination import begin, restore
+from bptcnn.outer.coordinator import Setup
 from bptcnn.outer.messages import Evaluate, Lease, Pushed, SaveCheckpoint, Send, WorkerJoined
 
 LEASE = Lease(4, 1, 1, 2, 1, np.array([5, 3, 8]), (0.25, 0.5))
@@ -96,7 +97,7 @@ def test_the_journal_on_disk_is_never_behind_a_checkpoint(tmp_path: Path) -> Non
     config = a_config(speeds=(100.0,), checkpoint={"every_s": 0.001})
     events = tmp_path / "events.jsonl"
     with Journal(events, tmp_path / "board", start_s=0.0) as journal:
-        train_two_leases(Server(Coordinator(a_setup(config, Blank(100)), None), journal, save), 0.0)
+        train_two_leases(Server(begin(a_setup(config, Blank(100)), None), journal, save), 0.0)
     assert seen == [("save_checkpoint", version) for version in (0, 1, 2)]
 
 
@@ -131,10 +132,10 @@ def test_a_checkpoint_that_did_not_reach_the_disk_is_missing_when_played_again_t
     setup, events, saved = a_setup(config, Blank(100)), tmp_path / "events.jsonl", []
     with Journal(events, tmp_path / "board", start_s=0.0) as journal:
         journal.session(0, 0.0, None, "virtual")
-        train_two_leases(Server(Coordinator(setup, None), journal, saved.append), 0.0)
+        train_two_leases(Server(begin(setup, None), journal, saved.append), 0.0)
         for session in (1, 2):  # only the first checkpoint is left, both times
             journal.session(session, float(session), tmp_path / "000001", "ray")
-            restored = Coordinator.restore(replace(setup, session=session), copy.deepcopy(saved[0]), float(session))
+            restored = restore(replace(setup, session=session), copy.deepcopy(saved[0]), float(session))
             train_two_leases(Server(restored, journal, lambda tree: None), float(session))
     steps = list(replay(events, setup))
     assert len(steps) == 3 * 3

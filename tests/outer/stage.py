@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bptcnn.outer.allocation import Allocation, Dynamic, ExchangeConfig, Idpa, Plan, Uniform
+from bptcnn.outer.coordination import begin, restore
 from bptcnn.outer.coordinator import Coordinator, Setup
 from bptcnn.outer.ledger import SHARED
 from bptcnn.outer.messages import (
@@ -174,7 +175,7 @@ class Stage:
         twice: bool = False,
         coordinator: Coordinator | None = None,
     ) -> None:
-        self.coordinator = coordinator or Coordinator(setup, problem.start if problem else None)
+        self.coordinator = coordinator or begin(setup, problem.start if problem else None)
         self.now = 0.0
         self.speeds = dict(enumerate(speeds))
         self.calibrated = dict(enumerate(calibrated or speeds))
@@ -307,10 +308,10 @@ class Stage:
         """The server dies and comes back from its newest checkpoint; workers live on unless ``survivors`` is False."""
         setup = replace(self.coordinator.setup, session=self.coordinator.setup.session + 1)
         if self.saved is None:
-            self.coordinator, self.book = Coordinator(setup, self.problem.start if self.problem else None), Counter()
+            self.coordinator, self.book = begin(setup, self.problem.start if self.problem else None), Counter()
         else:
             tree, book = self.saved
-            self.coordinator, self.book = Coordinator.restore(setup, saved_and_loaded(tree), self.now), Counter(book)
+            self.coordinator, self.book = restore(setup, saved_and_loaded(tree), self.now), Counter(book)
         self._alarm_s, self._sent, self.trained = inf, {}, []
         for worker, life in self.lives.items():
             if life.over or not survivors or not life.leases:

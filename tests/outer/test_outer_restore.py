@@ -13,7 +13,7 @@ from outer.stage import PAIR_NAMES, PAIRS, Quadratic, Stage, a_setup, saved_and_
 
 from bptcnn import checkpoint
 from bptcnn.outer.allocation import Allocation, Dynamic, ExchangeConfig, Idpa, Uniform
-from bptcnn.outer.coordinator import Coordinator
+from bptcnn.outer.coordination import restore
 from bptcnn.outer.members import SESSION
 from bptcnn.outer.messages import Command, Evaluate, Pushed, Refuse, SaveCheckpoint, Send, WorkerJoined
 from bptcnn.outer.rules import Agwu, Sgwu
@@ -39,7 +39,7 @@ def plain(command: Command) -> tuple[object, ...]:
 def played_on(setup_session: int, old: Stage, tree: object) -> Stage:
     """A new session from a snapshot, to its end, with one more death on the way."""
     setup = replace(old.coordinator.setup, session=setup_session)
-    coordinator = Coordinator.restore(setup, saved_and_loaded(tree), old.now)
+    coordinator = restore(setup, saved_and_loaded(tree), old.now)
     stage = Stage(setup, SPEEDS, problem=Quadratic(480), coordinator=coordinator)
     stage.book.update({(0, -n): 1 for n in range(coordinator.supply.ledger.committed)})  # the earlier session's
     stage.open().at(2.0, stage.kill, 1).run()
@@ -58,7 +58,7 @@ def test_a_snapshot_at_any_moment_leads_to_the_same_future(
         stage.run(until=stage.now + 0.05)
     tree = stage.coordinator.snapshot(stage.now)
     copy = saved_and_loaded(tree)
-    again = Coordinator.restore(stage.coordinator.setup, saved_and_loaded(tree), stage.now).snapshot(stage.now)
+    again = restore(stage.coordinator.setup, saved_and_loaded(tree), stage.now).snapshot(stage.now)
     futures = [played_on(1, stage, snapshot) for snapshot in (tree, copy, again)]
     commands = [[plain(command) for _, command in future.ordered] for future in futures]
     assert commands[0] == commands[1] == commands[2]
@@ -74,7 +74,7 @@ def test_a_restored_coordinator_knows_what_the_old_one_knew(allocation: Allocati
     while stage.coordinator.model.waiting:
         stage.run(until=stage.now + 0.05)
     old = stage.coordinator
-    new = Coordinator.restore(replace(old.setup, session=1), saved_and_loaded(old.snapshot(stage.now)), stage.now)
+    new = restore(replace(old.setup, session=1), saved_and_loaded(old.snapshot(stage.now)), stage.now)
     assert new.model.version == old.model.version > 0
     assert new.model.weights.tolist() == old.model.weights.tolist()
     assert new.supply.ledger.committed == old.supply.ledger.committed
@@ -104,7 +104,7 @@ def test_a_survivor_that_pushes_before_it_joins_again_is_refused(allocation: All
     stage = a_stage(allocation, rule).run(until=0.0)
     old = stage.coordinator
     lease = old.supply.held(0)[0]
-    new = Coordinator.restore(replace(old.setup, session=1), saved_and_loaded(old.snapshot(0.0)), 0.0)
+    new = restore(replace(old.setup, session=1), saved_and_loaded(old.snapshot(0.0)), 0.0)
     push = Pushed(0, 1, 1, lease.id, 0, 1, lease.size, 1.0, 1.0, 0.5, None)
     assert [type(command) for command in new.handle(push, 1.0)] == [Refuse]
     for worker in range(4):
@@ -147,7 +147,7 @@ def test_a_snapshot_survives_the_disk(tmp_path: Path, allocation: Allocation, ru
     assert stage.saved is not None
     path = checkpoint.save(tmp_path, "0001", stage.coordinator.snapshot(stage.now))
     tree = checkpoint.load(path)
-    restored = Coordinator.restore(replace(stage.coordinator.setup, session=1), tree, stage.now)
+    restored = restore(replace(stage.coordinator.setup, session=1), tree, stage.now)
     assert restored.supply.ledger.account() == stage.coordinator.supply.ledger.account()
     np.testing.assert_array_equal(restored.model.weights, stage.coordinator.model.weights)
 

@@ -16,6 +16,7 @@ from bptcnn.outer.global_model import GlobalModel
 from bptcnn.outer.rules import (
     RULES,
     Agwu,
+    Alone,
     Anytime,
     AsyncLocalSgd,
     Contribution,
@@ -23,6 +24,7 @@ from bptcnn.outer.rules import (
     Downpour,
     Eamsgd,
     Easgd,
+    Gosgd,
     LocalSgd,
     Memory,
     Peer,
@@ -51,6 +53,9 @@ EVERY_RULE: list[Strategy] = [
     Easgd(),
     Eamsgd(moving_rate=0.3),
 ]
+AMONG_PEERS: list[Strategy] = [Alone(), Gosgd(), Gosgd(p=1.0, mean="plain")]
+"""Rules without a server that merges; what they do in a run is the matter of ``tests/test_gossip.py``."""
+
 ONE_WORKER_ALONE: list[Strategy] = [
     Sgwu(),
     Agwu(accuracy_weight="none", staleness="none"),
@@ -300,6 +305,15 @@ def test_only_eamsgd_prescribes_the_momentum_of_the_workers() -> None:
     assert {type(rule): rule.local_momentum for rule in EVERY_RULE if rule.local_momentum} == {Eamsgd: 0.99}
 
 
+def test_the_mean_of_peers_is_by_mass_or_plain() -> None:
+    reports = [
+        Contribution(w, np.array([x], np.float32), 0, 0, 0.5, mass) for w, (x, mass) in enumerate([(8, 0.3), (4, 0.1)])
+    ]
+    forgotten = np.array([99.0], np.float32)
+    assert Gosgd().merge(forgotten, reports, {}, 0).weights == pytest.approx([7.0])
+    assert Gosgd(mean="plain").merge(forgotten, reports, {}, 0).weights == pytest.approx([6.0])
+
+
 @pytest.mark.parametrize("rule", EVERY_RULE, ids=name_of)
 def test_the_workers_half_touches_nothing_that_it_is_given(rule: Strategy) -> None:
     rule = rule.settled(3)
@@ -355,7 +369,7 @@ def test_what_a_rule_remembers_is_saved_and_taken_over() -> None:
 
 @given(
     data=st.data(),
-    rule=st.sampled_from(EVERY_RULE),
+    rule=st.sampled_from([*EVERY_RULE, *AMONG_PEERS]),
     version=st.integers(0, 1000),
     num_workers=st.integers(1, 8),
 )
@@ -364,7 +378,7 @@ def test_scales_are_finite_not_negative_and_at_most_one_in_sum(
 ) -> None:
     qualities = st.one_of(st.none(), st.floats(0, 1))
     others = {w: Peer(data.draw(st.integers(0, version)), data.draw(qualities)) for w in range(num_workers)}
-    pushing = range(num_workers) if rule.synchronous else [0]
+    pushing = range(num_workers) if rule.synchronous or not rule.central else [0]
     pushes = [push(w, others[w].base_version, data.draw(st.floats(0, 1))) for w in pushing]
     for p in pushes:  # as the coordinator does: the push is noted before it is merged
         others[p.worker] = Peer(p.base_version, p.accuracy)
@@ -387,7 +401,7 @@ def test_every_rule_finds_the_optimum_over_unequal_workers(rule: Strategy, alloc
 
 
 def test_every_known_rule_is_in_the_table() -> None:
-    assert {type(rule) for rule in EVERY_RULE} == set(RULES.values())
+    assert {type(rule) for rule in [*EVERY_RULE, *AMONG_PEERS]} == set(RULES.values())
 
 
 @pytest.mark.parametrize("rule", ONE_WORKER_ALONE, ids=name_of)

@@ -105,6 +105,18 @@ def test_workers_that_die_or_stand_still_are_replaced_and_nothing_is_lost(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_worker_that_dies_among_peers_takes_nothing_along_but_its_lease(tmp_path: Path) -> None:
+    observer = Saboteur()
+    observer.strike(0.3, signal.SIGKILL, "Worker", 0)
+    run = a_run(tmp_path, observer, strategy="gosgd", workers={"count": 3, "speeds": (2000.0, 1000.0, 1000.0)})
+    assert closed(run.summary, epochs=EPOCHS)
+    assert sum(worker["replaced"] for worker in run.summary["workers"]) == 1
+    assert all(worker["samples"] for worker in run.summary["workers"])
+    masses = [entry["mass"] for entry in events_of(run.path) if entry["event"] == "reported"][-3:]
+    assert 0.2 < sum(masses) < 1 - 1e-6  # the rest has died
+    assert run.summary["test_accuracy"] > 0.9
+
+
 def test_a_server_that_dies_with_a_worker_goes_on_from_its_newest_checkpoint(tmp_path: Path) -> None:
     observer = Saboteur()
     observer.strike(0.5, signal.SIGKILL, "Worker")

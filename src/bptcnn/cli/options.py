@@ -53,7 +53,7 @@ FLAGS: Mapping[str, Flag] = {
         "strategy.name",
         str,
         "NAME",
-        "Update rule: agwu, anytime, async-local-sgd, diloco, downpour, eamsgd, easgd, local-sgd or sgwu.",
+        "Update rule: agwu, anytime, async-local-sgd, diloco, downpour, eamsgd, easgd, gosgd, local-sgd, sgwu or none.",
     ),
     "allocation": Flag("allocation.name", str, "NAME", "Who gets which data: uniform, idpa or dynamic."),
     "workers": Flag("workers.count", int, "N", "Number of workers."),

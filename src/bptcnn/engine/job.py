@@ -12,7 +12,7 @@ from bptcnn.config import RunConfig
 from bptcnn.data import DataPair, Samples
 from bptcnn.data.subset import hold_out
 from bptcnn.errors import ConfigError
-from bptcnn.inner import Exchange, Learner, LocalWorker, OptimizerConfig
+from bptcnn.inner import Exchange, Learner, LocalWorker, Mixing, OptimizerConfig
 from bptcnn.models import FlatModel, ModelConfig, build
 from bptcnn.outer.allocation import Plan
 from bptcnn.outer.coordinator import Setup
@@ -79,9 +79,10 @@ class Job:
 
     def local_worker(self, learner: Learner | None) -> LocalWorker:
         """A worker's side of the exchange, from a first answer on; without a learner it only keeps time."""
-        config = self.config
-        exchange = Exchange(learner.flat, self.rule) if learner is not None else None
-        return LocalWorker(config.batch_size, self.optimizer, config.schedule, learner, exchange)
+        config, flat = self.config, None if learner is None else learner.flat
+        exchange = Exchange(flat, self.rule) if flat is not None and self.rule.central else None
+        mixing = None if self.rule.central else Mixing(flat)
+        return LocalWorker(config.batch_size, self.optimizer, config.schedule, learner, exchange, mixing)
 
     def setup(self, *, num_weights: int, session: int) -> Setup:
         """The coordinator's fixed facts.
@@ -90,8 +91,8 @@ class Job:
             num_weights: length of the weight vector.
             session: restarts so far.
         """
-        config = self.config
-        plan = Plan(len(self.train), config.epochs, config.batch_size, config.exchange.every, config.seed)
+        config, every = self.config, self.rule.cadence(self.config.exchange.every)
+        plan = Plan(len(self.train), config.epochs, config.batch_size, every, config.seed)
         return Setup(
             plan=plan,
             allocation=config.allocation,

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, get_args
 
 from bptcnn import telemetry
 from bptcnn.engine.journal import name_of, plain
-from bptcnn.outer.coordinator import Coordinator, Setup
+from bptcnn.outer import coordination
+from bptcnn.outer.coordinator import Setup
 from bptcnn.outer.messages import Command, Event, SaveCheckpoint
 
 _EVENTS: dict[str, type[Any]] = {name_of(kind): kind for kind in get_args(Event)}
@@ -69,9 +70,9 @@ class _Player:
         setup = replace(self._setup, session=session)
         self._number = int(restored or 0)
         if restored is None:
-            self._coordinator = Coordinator(setup, None)
+            self._coordinator = coordination.begin(setup, None)
         else:
-            self._coordinator = Coordinator.restore(setup, copy.deepcopy(self._saved[self._number]), at_s)
+            self._coordinator = coordination.restore(setup, copy.deepcopy(self._saved[self._number]), at_s)
 
     def play(self, record: dict[str, Any], recorded: list[dict[str, Any]]) -> Step:
         """Hand one event to the coordinator."""

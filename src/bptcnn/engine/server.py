@@ -8,6 +8,7 @@ from typing import Any
 
 from bptcnn import checkpoint
 from bptcnn.engine.journal import Journal
+from bptcnn.outer import coordination
 from bptcnn.outer.coordinator import Coordinator, Setup
 from bptcnn.outer.messages import Command, Event, SaveCheckpoint, Vector
 from bptcnn.outer.status import Status
@@ -94,8 +95,8 @@ def start_or_restore(setup: Setup, checkpoints: Path, weights: Vector | None, no
     """
     newest = checkpoint.newest(checkpoints)
     if newest is None:
-        return Coordinator(setup, weights)
-    return Coordinator.restore(setup, checkpoint.load(newest), round(now, 6))
+        return coordination.begin(setup, weights)
+    return coordination.restore(setup, checkpoint.load(newest), round(now, 6))
 
 
 def write_checkpoint(checkpoints: Path, keep: int, tree: dict[str, Any]) -> None:

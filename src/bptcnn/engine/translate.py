@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bptcnn.inner import Parcel
 from bptcnn.inner.local import Finished, Work
-from bptcnn.outer.messages import Lease, Pushed
+from bptcnn.outer.messages import Lease, Pushed, Reported
 
 
 def work(lease: Lease) -> Work:
     """What a worker needs to know of a lease."""
-    return Work(lease.id, lease.epoch, lease.indices, lease.progress, lease.span_s)
+    return Work(lease.id, lease.epoch, lease.indices, lease.progress, lease.span_s, lease.to)
 
 
 def pushed(worker: int, incarnation: int, finished: Finished) -> Pushed:
@@ -35,3 +36,17 @@ def pushed(worker: int, incarnation: int, finished: Finished) -> Pushed:
         accuracy=finished.accuracy,
         delta=finished.delta,
     )
+
+
+def reported(worker: int, incarnation: int, parcel: Parcel) -> Reported:
+    """The event that a report is.
+
+    Args:
+        worker: whose weights they are.
+        incarnation: which life of that worker.
+        parcel: weights and mass.
+
+    Returns:
+        The message to the server.
+    """
+    return Reported(worker, incarnation, parcel.mass, parcel.weights)

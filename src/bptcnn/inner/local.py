@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 
@@ -12,6 +14,7 @@ import numpy.typing as npt
 from bptcnn.errors import DivergedError
 from bptcnn.inner.exchange import Exchange, Vector
 from bptcnn.inner.learner import Learner
+from bptcnn.inner.mixing import Mixing, Parcel
 from bptcnn.inner.optimizer import OptimizerConfig, ScheduleConfig
 
 
@@ -25,6 +28,7 @@ class Work:
         indices: int64 [n], its samples in training order.
         progress: fraction of the run at its start and its end.
         span_s: seconds to train for at most, to the nearest step; what is left then goes back.
+        to: the worker that gets the weights when it is done, where workers exchange among themselves; None for nobody.
     """
 
     id: int
@@ -32,6 +36,7 @@ class Work:
     indices: npt.NDArray[np.int64]
     progress: tuple[float, float]
     span_s: float = inf
+    to: int | None = None
 
     def num_steps(self, batch_size: int) -> int:
         """Local steps over this lease: near-equal batches, so that none is too small to learn from."""
@@ -40,7 +45,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a worker has to say about a finished lease; see ``Pushed`` of the outer layer for the fields."""
+    """What a worker has to say about a finished lease; see ``Pushed`` of the outer layer for the fields.
+
+    ``parcel`` goes to the worker ``to``, if there is one.
+    """
 
     sequence: int
     lease: int
@@ -51,6 +59,8 @@ class Finished:
     loss: float
     accuracy: float
     delta: Vector | None
+    to: int | None = None
+    parcel: Parcel | None = None
 
 
 class LocalWorker:
@@ -61,7 +71,8 @@ class LocalWorker:
         optimizer: for the peak learning rate.
         schedule: learning rate over the run.
         learner: does the arithmetic; None to simulate timing only.
-        exchange: sends and takes in weights; given with a learner.
+        exchange: sends weights to a server and takes in its answers; given with a learner, unless there is a mixing.
+        mixing: sends weights to other workers and takes in theirs.
 
     Example:
         >>> worker = LocalWorker(32, OptimizerConfig(), ScheduleConfig())
@@ -80,35 +91,60 @@ class LocalWorker:
         schedule: ScheduleConfig,
         learner: Learner | None = None,
         exchange: Exchange | None = None,
+        mixing: Mixing | None = None,
     ) -> None:
         self._batch_size = batch_size
         self._optimizer = optimizer
         self._schedule = schedule
         self._learner = learner
         self._exchange = exchange
+        self._mixing = mixing
         self._leases: deque[Work] = deque()
         self._base_version = 0
         self._sequence = 0
         self._steps_total = 0
         self._begin()
 
-    def receive(self, version: int, weights: Vector | None, leases: list[Work]) -> None:
+    def receive(self, version: int, weights: Vector | None, leases: list[Work], mass: float | None = None) -> None:
         """Take an answer in: fold the weights, queue the leases.
 
         Args:
             version: of the global weights.
             weights: float32 [num_weights]; None when only timing is simulated.
             leases: new work.
+            mass: what the weights count for, where workers exchange among themselves.
         """
+        if self._mixing is not None and mass is not None:
+            self._mixing.take(Parcel(mass, weights))
         if self._exchange is not None and weights is not None:
             self._exchange.fold(weights, ahead=self._step > 0)
         self._base_version = version
         self._leases.extend(leases)
 
+    def take(self, parcel: Parcel) -> None:
+        """Take in what another worker sent, between two steps."""
+        assert self._mixing is not None
+        self._mixing.take(parcel)
+
+    def share(self) -> Parcel:
+        """Half of what the weights count for, with the weights, for a worker that has none."""
+        assert self._mixing is not None
+        return self._mixing.share()
+
+    def report(self) -> Parcel:
+        """The weights as they were at the last push, and what they count for among the workers'."""
+        assert self._mixing is not None
+        return self._mixing.report(idle=not self._step)
+
+    @property
+    def holds_work(self) -> bool:
+        """Whether there is something to train on."""
+        return bool(self._leases)
+
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to train on."""
-        return not self._leases
+        """Whether there is nothing to train on, or no weights to train."""
+        return not self._leases or (self._mixing is not None and not self._mixing.mass)
 
     @property
     def done(self) -> bool:
@@ -170,6 +206,8 @@ class LocalWorker:
             loss=self._loss / size,
             accuracy=self._quality(size),
             delta=self._outgoing(),
+            to=lease.to,
+            parcel=self._parcel(lease),
         )
         self._leases.popleft()
         self._begin()
@@ -190,8 +228,18 @@ class LocalWorker:
         return start + (stop - start) * (self._step + 0.5) / lease.num_steps(self._batch_size)
 
     def _outgoing(self) -> Vector | None:
-        try:
+        with self._located():
             return self._exchange.push() if self._exchange else None
+
+    def _parcel(self, lease: Work) -> Parcel | None:
+        with self._located():
+            return self._mixing.leave(halve=lease.to is not None) if self._mixing else None
+
+    @contextmanager
+    def _located(self) -> Iterator[None]:
+        """Say after which step the weights went wrong."""
+        try:
+            yield
         except DivergedError as error:
             raise DivergedError(f"{error}, after local step {self._steps_total}") from None
 

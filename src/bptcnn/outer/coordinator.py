@@ -1,14 +1,18 @@
 """The coordinator: hears events, keeps samples, weights and workers in step, and orders what happens next.
 
-Pure: ``handle(event, now)`` is all there is. Engines carry the messages and the clock; nothing here waits, draws a
-random number or touches a file, so one sequence of events always gives the same commands.
+Pure: ``handle(event, now)`` is all there is. Engines carry the messages and the clock; nothing here waits, looks at a
+clock or touches a file, so one sequence of events always gives the same commands. Here is what all have in common:
+who takes part, who is late, when to measure and to save. What becomes of a push is the business of ``central``, where
+weights are merged by a server, and of ``gossip``, where workers exchange them among themselves.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
+
+from typing_extensions import Self
 
 from bptcnn.outer.allocation import Allocation, ExchangeConfig, Plan
 from bptcnn.outer.global_model import GlobalModel
@@ -25,8 +29,8 @@ from bptcnn.outer.messages import (
     Pushed,
     Refuse,
     Replace,
+    Reported,
     SaveCheckpoint,
-    Send,
     StopRequested,
     TimePassed,
     Vector,
@@ -35,8 +39,8 @@ from bptcnn.outer.messages import (
 )
 from bptcnn.outer.milestones import CheckpointConfig, EvaluationConfig, Milestones
 from bptcnn.outer.pace import FaultConfig
-from bptcnn.outer.rules import Contribution, Peer, Strategy
-from bptcnn.outer.supply import Supply, by_worker
+from bptcnn.outer.rules import Strategy
+from bptcnn.outer.supply import Supply
 from bptcnn.outer.tally import Tally
 
 
@@ -74,7 +78,7 @@ class Setup:
         return int(self.exchange.overlap)
 
 
-class Coordinator:
+class Coordinator(ABC):
     """The state of the outer layer.
 
     Args:
@@ -90,8 +94,7 @@ class Coordinator:
         self.tally = Tally()
         self.outcome: Outcome | None = None
         self.reason = ""
-        self._rounds: deque[set[int]] = deque()  # leases of the round under way, and of the one drawn ahead
-        self._milestones = Milestones(setup.evaluation, setup.checkpoint, setup.plan.num_samples)
+        self.milestones = Milestones(setup.evaluation, setup.checkpoint, setup.plan.num_samples)
         self._first_join_s: float | None = None
         self._evaluated_version = self._measured_version = 0  # evaluation ordered, and its result received
 
@@ -135,6 +138,8 @@ class Coordinator:
                 return self._joined(event, now)
             case Pushed():
                 return self._pushed(event, now)
+            case Reported():
+                return self._reported(event, now)
             case WorkerLost():
                 member = self.members.get(event.worker)
                 current = member is not None and member.incarnation == event.incarnation
@@ -163,10 +168,20 @@ class Coordinator:
             return []
         lease = self.supply.commit(push.lease, push.samples)
         member.note(push, lease, self.model.version, now)
-        self.tally.note(lease, push.busy_s, self.setup.vector_bytes)
-        self.model.add(Contribution(push.worker, push.delta, push.base_version, lease.size, push.accuracy))
-        if not self.model.synchronous:
-            self._merge()
+        self.tally.note(lease, push.busy_s, self._bytes_for(lease))
+        self._take_in(push, lease)
+        return []
+
+    def _bytes_for(self, lease: Lease) -> int:
+        """What the weights that a lease leads to weigh on their way."""
+        return self.setup.vector_bytes
+
+    @abstractmethod
+    def _take_in(self, push: Pushed, lease: Lease) -> None:
+        """Account for what a push brought beyond the samples, which are committed."""
+
+    def _reported(self, report: Reported, now: float) -> list[Command]:
+        """Take in weights that were asked for; where a server has them all, nobody is asked."""
         return []
 
     def _lost(self, member: Member, reason: str, now: float) -> list[Command]:
@@ -198,29 +213,9 @@ class Coordinator:
 
     # -------------------------------------------------------------------------------------- serving
 
+    @abstractmethod
     def _serve(self, now: float) -> list[Command]:
-        """Complete the round, grant leases to whoever waits, and end when every sample is committed."""
-        if not self._started(now):
-            return []
-        if self.model.synchronous and not self._round_over():
-            return []
-        if self.model.waiting:
-            self._merge()
-        if self.supply.exhausted:
-            return self._finish("finished", "every sample is committed", now)
-        waiting = [member for member in self.members.values() if member.awaiting]
-        leases = by_worker(self._draw(waiting))
-        answered = [member for member in waiting if self.supply.held(member.worker)]
-        return [self._send(member, leases.get(member.worker, []), now) for member in answered]
-
-    def _round_over(self) -> bool:
-        """Whether nobody is awaited any more in the round under way; the next one begins then."""
-        open_ = {lease.id for lease in self.supply.ledger.outstanding()}
-        if self._rounds and self._rounds[0] & open_:
-            return False
-        while self._rounds and not self._rounds[0] & open_:
-            self._rounds.popleft()
-        return True
+        """Grant leases to whoever waits, and end when every sample is committed."""
 
     def _started(self, now: float) -> bool:
         """Whether training has begun: once all workers have joined, or have been waited for long enough."""
@@ -230,52 +225,22 @@ class Coordinator:
                 self.tally.started_s = now
         return self.tally.started_s is not None
 
-    def _draw(self, members: list[Member]) -> list[Lease]:
-        """Fill up these workers' leases: a round draws together, asynchronous workers one by one."""
-        leases: list[Lease] = []
-        for depth in range(1 + self.setup.leases_ahead):
-            short = {m.worker: m.incarnation for m in members if len(self.supply.held(m.worker)) <= depth}
-            turns = [short] if self.model.synchronous else [{worker: life} for worker, life in short.items()]
-            drawn = [lease for turn in turns for lease in self.supply.draw(turn, self.speeds())]
-            if self.model.synchronous and drawn:
-                self._join_round(depth, drawn)
-            leases += drawn
-        return leases
-
-    def _join_round(self, depth: int, leases: list[Lease]) -> None:
-        """Await these leases in the round under way, or in one after it."""
-        while len(self._rounds) <= depth:
-            self._rounds.append(set())
-        self._rounds[depth].update(lease.id for lease in leases)
-
-    def _send(self, member: Member, leases: list[Lease], now: float) -> Send:
-        member.heard_s = now
-        member.awaiting, member.base_version = False, self.model.version
-        self.tally.bytes_pulled += self.setup.vector_bytes
-        return Send(member.worker, member.incarnation, self.model.version, self.model.weights, tuple(leases))
-
-    def _merge(self) -> None:
-        present = [member for member in self.members.values() if member.present]
-        self.model.merge({m.worker: Peer(m.base_version, m.record.accuracy) for m in present})
-
     # ------------------------------------------------------------------------------------ milestones
 
+    @abstractmethod
     def _mark(self, now: float) -> list[Command]:
-        """Order an evaluation or a checkpoint if one is due; a round under way waits until it is merged."""
-        if self.model.waiting or self.tally.started_s is None:
-            return []
-        passed = self._milestones.evaluate(self.supply.ledger.committed)
-        commands: list[Command] = [self._evaluate(now)] if passed else []
-        return [*commands, SaveCheckpoint(self.model.version)] if self._milestones.save(now) else commands
+        """Order an evaluation or a checkpoint if one is due and the global weights are what the ledger says."""
 
     def _evaluate(self, now: float) -> Evaluate:
-        model, committed = self.model, self.supply.ledger.committed
+        model, committed = self.model, self.supply.ledger.committed - sum(lease.size for lease in self._undone())
         self._evaluated_version = model.version
         return Evaluate(model.version, committed, self.tally.elapsed_s(now), model.weights)
 
+    def _undone(self) -> list[Lease]:
+        """Commits that the global weights know nothing of, oldest first; where a server merges, there are none."""
+        return []
+
     def _finish(self, outcome: Outcome, reason: str, now: float) -> list[Command]:
-        if self.model.waiting:
-            self._merge()
         for worker in self.members:
             self.supply.take_back(worker)
         self.outcome, self.reason, self.tally.ended_s = outcome, reason, now
@@ -292,15 +257,15 @@ class Coordinator:
         """
         return {
             "model": self.model.snapshot(),
-            "supply": self.supply.snapshot(),
+            "supply": self.supply.snapshot(self._undone()),
             "members": [member.snapshot() for member in self.members.values()],
-            "milestones": self._milestones.snapshot(),
+            "milestones": self.milestones.snapshot(),
             "tally": self.tally.snapshot(now),
             "measured_version": self._measured_version,
         }
 
     @classmethod
-    def restore(cls, setup: Setup, tree: dict[str, Any], now: float) -> Coordinator:
+    def restore(cls, setup: Setup, tree: dict[str, Any], now: float) -> Self:
         """Build the coordinator that ``snapshot`` described; all workers have yet to join again.
 
         Args:
@@ -312,7 +277,7 @@ class Coordinator:
         coordinator.model.resume(tree["model"])
         coordinator.supply.resume(tree["supply"])
         coordinator.members = {member["worker"]: Member.restore(member) for member in tree["members"]}
-        coordinator._milestones.resume(tree["milestones"])
+        coordinator.milestones.resume(tree["milestones"])
         coordinator.tally = Tally.restore(tree["tally"], now)
         coordinator._evaluated_version = coordinator._measured_version = tree["measured_version"]
         return coordinator

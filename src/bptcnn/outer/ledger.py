@@ -9,6 +9,7 @@ are the independent proof.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
@@ -83,6 +84,11 @@ class Ledger:
         self._due[indices] += 1
         self._put(epoch, owner, indices)
 
+    @property
+    def next_id(self) -> int:
+        """The number of the next lease; each is given once in a run."""
+        return self._next_id
+
     def available(self, epoch: int, owner: int) -> int:
         """Count the samples that wait in a pool.
 
@@ -109,6 +115,7 @@ class Ledger:
         count: int,
         progress: tuple[float, float] = (0.0, 0.0),
         span_s: float = inf,
+        to: int | None = None,
     ) -> Lease:
         """Lease the next samples of a pool to a worker.
 
@@ -120,6 +127,7 @@ class Ledger:
             count: how many; at least 1, at most what is available.
             progress: see ``Lease.progress``.
             span_s: see ``Lease.span_s``.
+            to: see ``Lease.to``.
 
         Returns:
             The lease, outstanding until committed or given back.
@@ -131,7 +139,7 @@ class Ledger:
             self._pools[epoch, owner] = rest
         else:
             del self._pools[epoch, owner]
-        lease = Lease(self._next_id, worker, incarnation, epoch, owner, taken, progress, span_s)
+        lease = Lease(self._next_id, worker, incarnation, epoch, owner, taken, progress, span_s, to)
         self._next_id += 1
         self._leases[lease.id] = lease
         self._held.setdefault(worker, {})[lease.id] = lease
@@ -164,6 +172,17 @@ class Ledger:
         self._put(lease.epoch, lease.owner, lease.indices, first=True)
         self.returned += lease.size
 
+    def revoke(self, lease: Lease) -> None:
+        """Undo a commit: what was learned from these samples is lost, they go back to the head of their pool.
+
+        Args:
+            lease: as ``commit`` returned it, perhaps with another owner.
+        """
+        self._committed[lease.indices] -= 1
+        self.committed -= lease.size
+        self.returned += lease.size
+        self._put(lease.epoch, lease.owner, lease.indices, first=True)
+
     def share_out(self, owner: int) -> None:
         """Move everything that waits for ``owner`` to the shared pools: it will not come back for it."""
         for epoch, holder in sorted(self._pools):
@@ -194,23 +213,30 @@ class Ledger:
             lost=int(np.maximum(missing, 0).sum()),
         )
 
-    def snapshot(self) -> dict[str, Any]:
-        """The state as a tree for a checkpoint; outstanding leases count as returned, since no one will commit them."""
+    def snapshot(self, undone: Sequence[Lease] = ()) -> dict[str, Any]:
+        """The state as a tree for a checkpoint; outstanding leases count as returned, since no one will commit them.
+
+        Args:
+            undone: commits that the checkpoint's weights know nothing of; they count as revoked.
+        """
         copy = Ledger(0)
-        copy._pools, copy.returned = dict(self._pools), self.returned
+        copy._pools, copy._committed = dict(self._pools), self._committed.copy()
+        copy.committed, copy.returned = self.committed, self.returned
         for lease in reversed(self.outstanding()):
             copy._put(lease.epoch, lease.owner, lease.indices, first=True)
             copy.returned += lease.size
+        for lease in reversed(undone):
+            copy.revoke(lease)
         keys = sorted(copy._pools)
         return {
             "due": self._due.copy(),
-            "committed_times": self._committed.copy(),
+            "committed_times": copy._committed,
             "pool_epochs": [epoch for epoch, _ in keys],
             "pool_owners": [owner for _, owner in keys],
             "pool_sizes": [len(copy._pools[key]) for key in keys],
             "pool_indices": np.concatenate([copy._pools[key] for key in keys] or [np.zeros(0, np.int64)]),
             "next_id": self._next_id,
-            "totals": [self.issued, self.committed, copy.returned],
+            "totals": [self.issued, copy.committed, copy.returned],
         }
 
     @classmethod

@@ -29,6 +29,7 @@ class Lease:
         progress: expected fraction of the whole run committed when this lease starts and when it ends; the
             learning-rate schedule interpolates between the two.
         span_s: seconds to train for at most; what is not trained by then goes back to its pool.
+        to: where workers exchange among themselves, who gets the weights that this lease leads to; None for nobody.
     """
 
     id: int
@@ -39,6 +40,7 @@ class Lease:
     indices: npt.NDArray[np.int64]
     progress: tuple[float, float]
     span_s: float = inf
+    to: int | None = None
 
     @property
     def size(self) -> int:
@@ -89,6 +91,23 @@ class Pushed:
 
 
 @dataclass(frozen=True, slots=True)
+class Reported:
+    """A worker that exchanges weights with others tells its own, as it was asked to.
+
+    Attributes:
+        worker: who.
+        incarnation: which life of that worker.
+        mass: what the weights count for in the mean.
+        weights: float32 [num_weights], as they were at its last push; None when only timing is simulated.
+    """
+
+    worker: int
+    incarnation: int
+    mass: float
+    weights: Vector | None
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerLost:
     """A worker's process or machine is gone."""
 
@@ -127,20 +146,34 @@ class StopRequested:
     reason: str
 
 
-Event: TypeAlias = WorkerJoined | Pushed | WorkerLost | TimePassed | Evaluated | StopRequested
+Event: TypeAlias = WorkerJoined | Pushed | Reported | WorkerLost | TimePassed | Evaluated | StopRequested
 
 # -------------------------------------------------------------------------------------------- commands
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Answer a worker with the current weights and its next leases (perhaps none, while it still holds one)."""
+    """Answer a worker with the current weights and its next leases (perhaps none, while it still holds one).
+
+    Attributes:
+        worker: who.
+        incarnation: which life of that worker.
+        version: of the global weights.
+        weights: float32 [num_weights]; None when only timing is simulated, and to workers with weights of their own.
+        leases: new work.
+        mass: where workers exchange among themselves, what the weights in this answer count for.
+        report: whether to answer with ``Reported``.
+        greet: a worker without weights, to be sent half of this one's at once.
+    """
 
     worker: int
     incarnation: int
     version: int
     weights: Vector | None
     leases: tuple[Lease, ...]
+    mass: float | None = None
+    report: bool = False
+    greet: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,13 @@ class Supply:
         self._allocator.measured(lease.worker)
         return lease
 
+    def revoke(self, leases: Sequence[Lease]) -> None:
+        """Undo commits, oldest first as given: what was learned from them is lost."""
+        for lease in reversed(leases):
+            self.ledger.revoke(lease)
+            if lease.owner == lease.worker:
+                self._allocator.returned(lease.worker, lease.epoch)
+
     def take_back(self, worker: int) -> None:
         """Return all leases of a worker to their pools."""
         for lease in reversed(self.held(worker)):
@@ -72,7 +79,14 @@ class Supply:
         """
         self._allocator.leave(worker, self.ledger, speeds)
 
-    def draw(self, incarnations: Mapping[int, int], speeds: Mapping[int, float]) -> list[Lease]:
+    def draw(
+        self,
+        incarnations: Mapping[int, int],
+        speeds: Mapping[int, float],
+        *,
+        limit: int | None = None,
+        to: int | None = None,
+    ) -> list[Lease]:
         """Lease to these workers, together, what the allocation gives them next.
 
         A timed lease lasts as long as the allocation's part of the data would take at the speed measured so far, and
@@ -81,16 +95,22 @@ class Supply:
         Args:
             incarnations: the life of each worker that draws.
             speeds: samples/s of every worker that takes part.
+            limit: samples of a lease at most, whatever the allocation gives.
+            to: see ``Lease.to``.
 
         Returns:
             At most one lease a worker.
         """
         grants = self._allocator.next(list(incarnations), self.ledger, speeds) if incarnations else {}
+        if limit is not None:
+            grants = {worker: replace(grant, count=min(grant.count, limit)) for worker, grant in grants.items()}
         part = shares(speeds)
         spans = {worker: grant.count / speeds[worker] if self._timed else inf for worker, grant in grants.items()}
         sizes = self._with_spare(grants) if self._timed else {worker: grant.count for worker, grant in grants.items()}
         return [
-            self._lease(worker, incarnations[worker], replace(grant, count=sizes[worker]), part[worker], spans[worker])
+            self._lease(
+                worker, incarnations[worker], replace(grant, count=sizes[worker]), part[worker], spans[worker], to
+            )
             for worker, grant in grants.items()
         ]
 
@@ -102,7 +122,7 @@ class Supply:
         room = {pool: min(2.0, self.ledger.available(*pool) / count) for pool, count in wanted.items()}
         return {worker: int(grant.count * room[grant.epoch, grant.owner]) for worker, grant in grants.items()}
 
-    def _lease(self, worker: int, incarnation: int, grant: Grant, share: float, span_s: float) -> Lease:
+    def _lease(self, worker: int, incarnation: int, grant: Grant, share: float, span_s: float, to: int | None) -> Lease:
         """Draw a lease and foresee which part of the run it spans: all workers advance while this one trains."""
         before = sum(lease.size for lease in self.held(worker))
         start = self.ledger.committed + before / share
@@ -114,15 +134,21 @@ class Supply:
             count=grant.count,
             progress=(self._fraction(start), self._fraction(start + grant.count / share)),
             span_s=span_s,
+            to=to,
         )
 
     def _fraction(self, committed: float) -> float:
         return min(1.0, committed / self.plan.total)
 
-    def snapshot(self) -> dict[str, Any]:
-        """The state as a tree for a checkpoint."""
-        own = [[lease.worker, lease.epoch] for lease in self.ledger.outstanding() if lease.owner == lease.worker]
-        return {"ledger": self.ledger.snapshot(), "allocator": self._allocator.snapshot(), "returned": own}
+    def snapshot(self, undone: Sequence[Lease] = ()) -> dict[str, Any]:
+        """The state as a tree for a checkpoint.
+
+        Args:
+            undone: see ``Ledger.snapshot``.
+        """
+        open_ = [*self.ledger.outstanding(), *undone]
+        own = [[lease.worker, lease.epoch] for lease in open_ if lease.owner == lease.worker]
+        return {"ledger": self.ledger.snapshot(undone), "allocator": self._allocator.snapshot(), "returned": own}
 
     def resume(self, tree: dict[str, Any]) -> None:
         """Take over the state that ``snapshot`` described."""

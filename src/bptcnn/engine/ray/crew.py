@@ -42,7 +42,9 @@ class Crew:
             worker: its number.
         """
         self.end(worker, "it is started anew")
-        actor: Any = ray.remote(WorkerActor).options(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")
+        actor: Any = ray.remote(WorkerActor).options(
+            num_cpus=1, max_restarts=0, max_concurrency=2, scheduling_strategy="SPREAD"
+        )
         speed = self._speeds[worker] if self._speeds else None
         self._handles[worker] = handle = actor.remote(worker, self._job, self._server, speed, self._per_machine)
         self._running[handle.run.remote()] = worker

@@ -32,6 +32,7 @@ from bptcnn.outer.messages import (
     Pushed,
     Refuse,
     Replace,
+    Reported,
     Send,
     StopRequested,
     TimePassed,
@@ -78,6 +79,7 @@ class ServerActor:
         self._saves: list[Future[None]] = []
         self._calls: dict[int, asyncio.Future[Answer]] = {}
         self._orders: list[Order] = []
+        self._handles: dict[int, Any] = {}
 
     def _open(self, first: Vector) -> None:
         """Begin a session: alone, on the run's own clock, from the newest checkpoint or the first weights."""
@@ -104,16 +106,18 @@ class ServerActor:
         await self._opened.wait()
         return self._session
 
-    async def join(self, worker: int, samples_per_s: float) -> Answer:
+    async def join(self, worker: int, samples_per_s: float, handle: Any = None) -> Answer:
         """A worker asks to take part.
 
         Args:
             worker: its number.
             samples_per_s: its calibrated speed.
+            handle: of its actor, for other workers.
 
         Returns:
             Weights and leases, once there is work.
         """
+        self._handles[worker] = handle
         return await self._call(worker, WorkerJoined(worker, samples_per_s))
 
     async def push(self, message: Pushed, delta: Vector) -> Answer:
@@ -127,6 +131,28 @@ class ServerActor:
             Weights and leases, once the merge is done and there is work.
         """
         return await self._call(message.worker, replace(message, delta=delta))
+
+    async def report(self, message: Reported, weights: Vector, *, waits: bool) -> Answer | None:
+        """A worker among others with weights of their own tells its own.
+
+        Args:
+            message: all but the weights.
+            weights: float32 [num_weights], in shared memory.
+            waits: whether it has nothing else to do.
+
+        Returns:
+            If so, leases, once there is work.
+        """
+        event = replace(message, weights=weights)
+        if waits:
+            return await self._call(message.worker, event)
+        if self._opened.is_set():
+            self._handle(event)
+        return None
+
+    async def peer(self, worker: int) -> Any:
+        """The handle of a worker's actor; None if it has not joined."""
+        return self._handles.get(worker)
 
     # --------------------------------------------------------------------------------------- driver
 

@@ -16,15 +16,16 @@ import torch
 from bptcnn.engine.job import Job
 from bptcnn.engine.ray.failure import described
 from bptcnn.engine.ray.fate import die_with_parent
+from bptcnn.engine.ray.post import Post
 from bptcnn.engine.ray.server import Answer
-from bptcnn.engine.translate import pushed, work
+from bptcnn.engine.translate import pushed, reported, work
 from bptcnn.errors import ConfigError, DivergedError, WorkerError
-from bptcnn.inner import LocalWorker, Throttle
+from bptcnn.inner import LocalWorker, Parcel, Throttle
 from bptcnn.inner.account import LastStep
 from bptcnn.inner.machine.devices import device_named
 from bptcnn.inner.machine.hardware import num_cores
 from bptcnn.inner.machine.memory import keep_memory
-from bptcnn.outer.messages import Refuse, Send
+from bptcnn.outer.messages import Refuse, Send, Vector
 
 PROBE_STEPS = 2
 """Timed local steps that a worker's first speed is measured on, after one that warms up."""
@@ -54,13 +55,13 @@ class WorkerActor:
         die_with_parent()
         keep_memory()
         self._threads = job.config.workers.threads or max(1, num_cores() // per_machine)
-        torch.set_num_threads(self._threads)
         torch.manual_seed(job.config.seed * 1_000_003 + worker)
         self._worker = worker
         self._job = job
         self._server = server
         self._throttle = Throttle(samples_per_s, clock=time.perf_counter, sleep=time.sleep) if samples_per_s else None
         self._messenger = ThreadPoolExecutor(1)
+        self._post = Post(server)
         self._device = torch.device("cpu")
         sys.setswitchinterval(SWITCH_S)
 
@@ -74,6 +75,7 @@ class WorkerActor:
             ConfigError: the device that the user asked for is not there.
             WorkerError: the user's model or data set failed.
         """
+        torch.set_num_threads(self._threads)  # of this thread, which need not be the one that made the actor
         try:
             self._device = device_named(self._job.config.workers.device, self._worker)
             self._learner = self._job.learner(self._job.network(), self._threads, self._device)
@@ -106,24 +108,56 @@ class WorkerActor:
     def _train(self, speed: float) -> Answer:
         """The life of one incarnation; returns what ended it."""
         local = self._job.local_worker(self._learner)
-        call: Future[Answer] | None = self._ask("join", self._worker, speed)
+        handle = ray.get_runtime_context().current_actor
+        call: Future[Answer] | None = self._ask("join", self._worker, speed, handle)
         incarnation = 0
         while True:
+            for parcel in self._post.received():
+                local.take(parcel)
             if call is not None and (local.idle or local.done or call.done()):
                 answer = call.result()
                 if not isinstance(answer, Send):
                     return answer
-                call, incarnation = None, answer.incarnation
-                local.receive(answer.version, answer.weights, [work(lease) for lease in answer.leases])
+                incarnation = answer.incarnation
+                call = self._receive(local, answer)
             elif local.done:
-                message = pushed(self._worker, incarnation, local.finish())
+                finished = local.finish()
+                message = pushed(self._worker, incarnation, finished)
                 call = self._ask("push", replace(message, delta=None), message.delta)
+                if finished.to is not None and finished.parcel is not None:
+                    self._post.send(finished.to, finished.parcel)
+            elif local.idle:
+                self._post.wait()  # for the first weights
             else:
                 self._step(local)
 
-    def _ask(self, method: str, *arguments: Any) -> Future[Answer]:
+    def _receive(self, local: LocalWorker, answer: Send) -> Future[Answer] | None:
+        """Take an answer in, and do at once what it asks for; returns the call that then waits for the next."""
+        local.receive(answer.version, answer.weights, [work(lease) for lease in answer.leases], answer.mass)
+        if answer.greet is not None:
+            self._post.send(answer.greet, local.share())
+        if not answer.report:
+            return None
+        waits = not local.holds_work
+        if waits:
+            for parcel in self._post.settle():
+                local.take(parcel)
+        message = reported(self._worker, answer.incarnation, local.report())
+        call = self._ask("report", replace(message, weights=None), message.weights, waits=waits)
+        return call if waits else None
+
+    def take(self, mass: float, weights: Vector) -> None:
+        """Another worker sends its weights; they are mixed in between two steps.
+
+        Args:
+            mass: what they count for.
+            weights: float32 [num_weights], in shared memory.
+        """
+        self._post.deliver(Parcel(mass, weights))
+
+    def _ask(self, method: str, *arguments: Any, **named: Any) -> Future[Answer]:
         """Call the server in a thread of its own: packing and unpacking weights must not hold up the steps either."""
-        return self._messenger.submit(lambda: ray.get(getattr(self._server, method).remote(*arguments)))
+        return self._messenger.submit(lambda: ray.get(getattr(self._server, method).remote(*arguments, **named)))
 
     def _step(self, local: LocalWorker) -> None:
         started_s = time.perf_counter()

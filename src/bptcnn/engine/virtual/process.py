@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from bptcnn.engine.translate import pushed, work
+from bptcnn.engine.translate import pushed, reported, work
 from bptcnn.engine.virtual.clock import VirtualClock
 from bptcnn.errors import DivergedError
-from bptcnn.inner import LocalWorker
-from bptcnn.outer.messages import Pushed, Send, WorkerJoined
+from bptcnn.inner import LocalWorker, Parcel
+from bptcnn.outer.messages import Pushed, Reported, Send, WorkerJoined
 
 
 class Network(Protocol):
@@ -30,6 +30,23 @@ class Network(Protocol):
         Args:
             process: who pushes.
             message: the event to deliver.
+        """
+
+    def report(self, process: Process, message: Reported) -> None:
+        """Carry weights that the server asked for.
+
+        Args:
+            process: who reports.
+            message: the event to deliver.
+        """
+
+    def send(self, process: Process, to: int, parcel: Parcel) -> None:
+        """Carry weights to another worker; back, if that one is not there.
+
+        Args:
+            process: who sends.
+            to: the worker that gets them.
+            parcel: what it gets.
         """
 
 
@@ -75,6 +92,7 @@ class Process:
         self._stepping = False
         self._in_flight = True
         self._answers: list[Send] = []
+        self._parcels: list[Parcel] = []
         self._network.join(self, WorkerJoined(self.worker, self._speed))
 
     def stop(self) -> None:
@@ -90,28 +108,49 @@ class Process:
         """
         if life == self.life:
             self._answers.append(message)
-            if not self._stepping:
-                self._advance(life)
+            self._advance(life)
+
+    def take(self, parcel: Parcel, life: int) -> None:
+        """Weights arrived from another worker; they are mixed in between two steps.
+
+        Args:
+            parcel: what came.
+            life: as for ``answer``.
+        """
+        if life == self.life:
+            self._parcels.append(parcel)
+            self._advance(life)
 
     def _advance(self, life: int) -> None:
-        """Go on from a point between two steps: answers first, then a push if one is due, then the next step."""
-        if not self.alive or life != self.life:
+        """Go on from a point between two steps: what came in first, then a push if one is due, then the next step."""
+        if not self.alive or life != self.life or self._stepping:
             return
         if self._clock.now < self.frozen_until_s:
             self._clock.at(self.frozen_until_s, lambda: self._advance(life))
             return
-        self._stepping = False
+        for parcel in self._parcels:
+            self._local.take(parcel)
         for message in self._answers:
-            self._incarnation, self._in_flight = message.incarnation, False
-            self._local.receive(message.version, message.weights, [work(lease) for lease in message.leases])
-        self._answers = []
+            self._receive(message)
+        self._parcels, self._answers = [], []
         if self._local.done and not self._in_flight:
             self._in_flight = True
             with self._named():
                 finished = self._local.finish()
             self._network.push(self, pushed(self.worker, self._incarnation, finished))
+            if finished.to is not None and finished.parcel is not None:
+                self._network.send(self, finished.to, finished.parcel)
         if not self._local.idle and not self._local.done:
             self._begin_step()
+
+    def _receive(self, message: Send) -> None:
+        self._incarnation, self._in_flight = message.incarnation, False
+        leases = [work(lease) for lease in message.leases]
+        self._local.receive(message.version, message.weights, leases, message.mass)
+        if message.greet is not None:
+            self._network.send(self, message.greet, self._local.share())
+        if message.report:
+            self._network.report(self, reported(self.worker, self._incarnation, self._local.report()))
 
     def _begin_step(self) -> None:
         self._stepping = True
@@ -127,6 +166,7 @@ class Process:
         with self._named():
             self._local.step()
         self._local.note_busy(self._clock.now - started_s)
+        self._stepping = False
         self._advance(life)
 
     @contextmanager

@@ -22,7 +22,7 @@ from bptcnn.engine.virtual.process import Process
 from bptcnn.engine.virtual.wires import Wires
 from bptcnn.errors import DivergedError
 from bptcnn.folder import RunFolder
-from bptcnn.inner import accuracy_of
+from bptcnn.inner import Parcel, accuracy_of
 from bptcnn.inner.machine.devices import Device, device_named
 from bptcnn.models import FlatModel
 from bptcnn.outer.messages import (
@@ -79,7 +79,9 @@ class Simulation:
         device_named(self._device)  # which is there, or nothing is written
         self._clock = VirtualClock()
         self._model = FlatModel(job.network())
-        self._wires = Wires(self._clock, link, 4 * self._model.num_weights, self._deliver)
+        self._wires = Wires(
+            self._clock, link, 4 * self._model.num_weights, self._deliver, self._hand, central=job.rule.central
+        )
         self._weights = None if timing_only else self._model.snapshot()
         self._journal = Journal(folder.events_path, folder.tensorboard_path, start_s=0.0)
         self._server: Server | None = self._start_server()
@@ -165,6 +167,14 @@ class Simulation:
                     self._carry_out(command, process)
             self._pending.popleft()
         self._set_alarm()
+
+    def _hand(self, worker: int, parcel: Parcel) -> bool:
+        """Give a worker what another one sent; False if it has no process."""
+        process = self._processes.get(worker)
+        if process is None or not process.alive:
+            return False
+        process.take(parcel, process.life)
+        return True
 
     def _carry_out(self, command: Command, sender: Process | None) -> None:
         match command:

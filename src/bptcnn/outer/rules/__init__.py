@@ -16,10 +16,13 @@ from bptcnn.outer.rules.combine import combine
 from bptcnn.outer.rules.diloco import Diloco
 from bptcnn.outer.rules.downpour import Downpour
 from bptcnn.outer.rules.easgd import Eamsgd, Easgd
+from bptcnn.outer.rules.gossip import Alone, Gosgd
 from bptcnn.outer.rules.local_sgd import LocalSgd
 from bptcnn.outer.rules.sgwu import Sgwu
 
-AnyRule: TypeAlias = Agwu | Anytime | AsyncLocalSgd | Diloco | Downpour | Eamsgd | Easgd | LocalSgd | Sgwu
+AnyRule: TypeAlias = (
+    Agwu | Alone | Anytime | AsyncLocalSgd | Diloco | Downpour | Eamsgd | Easgd | Gosgd | LocalSgd | Sgwu
+)
 
 Strategy: TypeAlias = Annotated[AnyRule, Field(discriminator="name")]
 """Any update rule; its ``name`` says which."""
@@ -32,7 +35,9 @@ RULES: dict[str, type[AnyRule]] = {
     "downpour": Downpour,
     "eamsgd": Eamsgd,
     "easgd": Easgd,
+    "gosgd": Gosgd,
     "local-sgd": LocalSgd,
+    "none": Alone,
     "sgwu": Sgwu,
 }
 """Known update rules by name."""
@@ -40,6 +45,7 @@ RULES: dict[str, type[AnyRule]] = {
 __all__ = [
     "RULES",
     "Agwu",
+    "Alone",
     "Anytime",
     "AsyncLocalSgd",
     "Contribution",
@@ -47,6 +53,7 @@ __all__ = [
     "Downpour",
     "Eamsgd",
     "Easgd",
+    "Gosgd",
     "LocalSgd",
     "Memory",
     "Peer",

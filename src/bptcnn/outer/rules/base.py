@@ -43,6 +43,7 @@ class Contribution:
         base_version: k, the global version it was trained from.
         num_samples: samples trained.
         accuracy: Q, 0 to 1.
+        mass: what the weights count for, where workers exchange them among themselves.
     """
 
     worker: int
@@ -50,6 +51,7 @@ class Contribution:
     base_version: int
     num_samples: int
     accuracy: float
+    mass: float = 1.0
 
 
 NOTHING: Memory = MappingProxyType({})
@@ -79,6 +81,9 @@ class UpdateRule(Section, ABC):
     """
 
     synchronous: ClassVar[bool] = False
+    central: ClassVar[bool] = True
+    """Whether a server merges; else workers send their weights to one another."""
+
     timed: ClassVar[bool] = False
     """Whether a lease ends by the clock, after the time that it should take."""
 
@@ -154,6 +159,14 @@ class UpdateRule(Section, ABC):
             Itself, if there is no such setting.
         """
         return self
+
+    def cadence(self, every: int | Literal["epoch"]) -> int | Literal["epoch"]:
+        """How many local steps a lease holds, if the rule has a say in it.
+
+        Args:
+            every: as configured in ``exchange.every``.
+        """
+        return every
 
     @property
     def keeps_local(self) -> bool:

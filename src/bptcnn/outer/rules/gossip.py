@@ -1,0 +1,83 @@
+"""Gossip: workers send their weights to one another (Blot et al., arXiv 1611.09726 and 1804.01852)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from bptcnn.outer.messages import Vector
+from bptcnn.outer.rules.base import Contribution, Memory, Peer, UpdateRule
+from bptcnn.outer.rules.combine import total
+
+
+class Peers(UpdateRule):
+    """What rules share whose workers keep weights of their own: the global weights are a mean, taken now and then."""
+
+    central: ClassVar[bool] = False
+
+    mean: Literal["weighted", "plain"] = "weighted"
+    """How the workers' weights make the global ones: by their mass, or each as much as any other."""
+
+    def scales(self, contributions: Sequence[Contribution], peers: Mapping[int, Peer], version: int) -> list[float]:
+        """``alpha_j / sum alpha``, or ``1 / m`` (see ``UpdateRule.scales``)."""
+        masses = [push.mass if self.mean == "weighted" else 1.0 for push in contributions]
+        whole = sum(masses)
+        return [mass / whole if whole > 0 else 1 / len(masses) for mass in masses]
+
+    def move(
+        self, weights: Vector, scales: Sequence[float], deltas: Sequence[Vector], version: int, memory: Memory
+    ) -> tuple[Vector, Memory]:
+        """``sum_j scale_j x_j``: the global weights before do not count (see ``UpdateRule.move``)."""
+        return total(scales, deltas), memory
+
+    def message_rate(self) -> float:
+        """p, the chance that a local step is followed by a message to another worker."""
+        return 0.0
+
+
+class Gosgd(Peers):
+    """GoSGD: after each local step, with probability p, half of a worker's mass goes to another one, with its weights.
+
+    Maths: all workers begin at the same weights with alpha = 1 / m. Who sends halves its alpha and sends it along with
+    its weights; who receives (x_s, a_s) mixes them in::
+
+        x = (a_s x_s + alpha x) / (a_s + alpha),    alpha = alpha + a_s
+
+    so the sum of alpha over workers and messages under way stays 1, and no message changes the sum of alpha x. The
+    global weights are the mean of the workers' by alpha.
+
+    Example:
+        >>> reports = [Contribution(worker, None, 0, 0, 0.5, mass) for worker, mass in enumerate((0.75, 0.25))]
+        >>> Gosgd().scales(reports, {}, 0)
+        [0.75, 0.25]
+    """
+
+    name: Literal["gosgd"] = "gosgd"
+    """Selects this rule."""
+
+    p: float = Field(default=0.25, gt=0, le=1)
+    """The chance that a local step is followed by a message; it takes the place of ``exchange.every``."""
+
+    def message_rate(self) -> float:
+        """P (see ``Peers.message_rate``)."""
+        return self.p
+
+    def cadence(self, every: int | Literal["epoch"]) -> int | Literal["epoch"]:
+        """As long as chance has it (see ``UpdateRule.cadence``)."""
+        return "epoch"
+
+
+class Alone(Peers):
+    """No exchange at all: each worker trains on its own, and the global weights are the mean of all.
+
+    The naive baseline of the GoSGD paper.
+
+    Example:
+        >>> Alone().message_rate()
+        0.0
+    """
+
+    name: Literal["none"] = "none"
+    """Selects this rule."""
