@@ -8,6 +8,7 @@ from typing import Protocol
 
 from bptcnn.engine.translate import pushed, work
 from bptcnn.engine.virtual.clock import VirtualClock
+from bptcnn.engine.virtual.trace import SpeedTrace
 from bptcnn.errors import DivergedError
 from bptcnn.inner import LocalWorker
 from bptcnn.outer.messages import Pushed, Send, WorkerJoined
@@ -38,7 +39,7 @@ class Process:
 
     Args:
         worker: its number.
-        samples_per_s: its speed.
+        speed: its speed over time.
         clock: the virtual clock.
         network: carries its messages.
         make_local: builds the worker's side of the exchange; called anew for each join.
@@ -52,7 +53,7 @@ class Process:
     def __init__(
         self,
         worker: int,
-        samples_per_s: float,
+        speed: SpeedTrace,
         clock: VirtualClock,
         network: Network,
         make_local: Callable[[], LocalWorker],
@@ -60,7 +61,7 @@ class Process:
         self.worker = worker
         self.alive = True
         self.frozen_until_s = 0.0
-        self._speed = samples_per_s
+        self._speed = speed
         self._clock = clock
         self._network = network
         self._make_local = make_local
@@ -75,7 +76,7 @@ class Process:
         self._stepping = False
         self._in_flight = True
         self._answers: list[Send] = []
-        self._network.join(self, WorkerJoined(self.worker, self._speed))
+        self._network.join(self, WorkerJoined(self.worker, self._speed.samples_per_s(self._clock.now)))
 
     def stop(self) -> None:
         """End; whatever is still under way for this process is lost."""
@@ -116,7 +117,8 @@ class Process:
     def _begin_step(self) -> None:
         self._stepping = True
         life, started_s = self.life, self._clock.now
-        self._clock.after(self._local.next_size / self._speed, lambda: self._end_step(life, started_s))
+        span_s = self._speed.duration_s(started_s, self._local.next_size)
+        self._clock.after(span_s, lambda: self._end_step(life, started_s))
 
     def _end_step(self, life: int, started_s: float) -> None:
         if not self.alive or life != self.life:
