@@ -35,9 +35,10 @@ LEVELS = {
     "report": 6,
     "launch": 7,
     "api": 8,
-    "cli": 9,
-    "__init__": 10,
-    "__main__": 10,
+    "bench": 9,
+    "cli": 10,
+    "__init__": 11,
+    "__main__": 11,
 }
 IMPURE = {
     *("asyncio", "multiprocessing", "os", "pathlib", "random", "ray", "secrets", "shutil", "signal", "socket"),
