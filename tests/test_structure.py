@@ -44,7 +44,7 @@ IMPURE = {
     *("asyncio", "multiprocessing", "os", "pathlib", "random", "ray", "secrets", "shutil", "signal", "socket"),
     *("subprocess", "tempfile", "threading", "time", "torch.distributed"),
 }
-# What Python's protocols and typer ask for, Ctrl-C passed on; a connection error is mapped to ours where the retries end.
+# What Python's protocols and typer ask for, and Ctrl-C; a connection error is mapped to ours where the retries end.
 RAISED_BESIDE_OURS = {
     *("AttributeError", "ConnectionError", "KeyboardInterrupt", "NotImplementedError", "StopIteration", "typer.Exit"),
 }

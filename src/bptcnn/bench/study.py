@@ -60,9 +60,8 @@ class Study:
             ConfigError: some setting does not exist or is out of range.
         """
         Link.parse(self.protocol.link)
-        for entry in self.entries:
-            for tried in self._combinations():
-                compose(None, self._case(entry, self.seeds[0], tried).settings)
+        for entry, seed, tried in itertools.product(self.entries, self.seeds, self._combinations()):
+            compose(None, {**self._case(entry, seed, tried).settings, "seed": seed})
 
     @property
     def num_trials(self) -> int:
