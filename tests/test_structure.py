@@ -94,9 +94,11 @@ def imports(module: Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def classes() -> Iterator[tuple[Module, ast.ClassDef]]:
-    for module in modules():
-        yield from ((module, node) for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef))
+@cache
+def classes() -> tuple[tuple[Module, ast.ClassDef], ...]:
+    return tuple(
+        (module, node) for module in modules() for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef)
+    )
 
 
 def public_functions() -> Iterator[Function]:
