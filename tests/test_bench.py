@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import types
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
@@ -13,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from summaries import summary
 
 from bptcnn.bench import contenders
 from bptcnn.bench.contenders import CONTENDERS, choose, own_settings
@@ -271,12 +273,19 @@ def test_the_figure_has_a_line_a_contender_and_marks_each_crossing() -> None:
     assert len(last.findall(f"{svg}circle")) == 13
     strokes = {(line.get("stroke"), line.get("stroke-dasharray")) for line in last.findall(f"{svg}polyline")}
     assert len(strokes) == 15
-    places = [tuple(map(float, place)) for line in root.iter(f"{svg}polyline") for place in coordinates(line)]
-    assert all(0 <= x <= 900 and 0 <= y <= 330 for x, y in places)
+    labels = [text.text for text in last.findall(f"{svg}text")]
+    percentages = [label for label in labels if label and label.endswith(" %")]
+    assert percentages == [*(f"{number} %" for number in range(78, 95, 2)), "target 90.0 %"]
 
 
-def coordinates(line: ElementTree.Element) -> list[list[str]]:
-    return [place.split(",") for place in (line.get("points") or "").split()]
+def test_a_crossing_is_marked_where_the_line_meets_the_target() -> None:
+    curve = Curve("agwu", [(0.0, 0.0), (10.0, 1.0)], 9.0, 1.2)
+    root = ElementTree.fromstring(figure_svg([Panel("HL8", [curve])], 0.9))
+    [line], [mark] = (list(root.iter(f"{{http://www.w3.org/2000/svg}}{kind}")) for kind in ("polyline", "circle"))
+    (x0, y0), (x1, y1) = (map(float, place.split(",")) for place in (line.get("points") or "").split())
+    x, y = float(mark.get("cx") or 0), float(mark.get("cy") or 0)
+    assert x == pytest.approx(x0 + 0.9 * (x1 - x0), abs=0.2)
+    assert y == pytest.approx(y0 + 0.9 * (y1 - y0), abs=0.2)
 
 
 def test_a_figure_of_nothing_is_still_one() -> None:
@@ -368,6 +377,27 @@ def test_runs_that_are_the_same_are_played_once_and_leave_nothing(
     assert first[0] is first[2]
     assert again[0] is first[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_real_processes_are_asked_for_the_same_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[RunConfig] = []
+
+    def train(config: RunConfig, out: Path) -> types.SimpleNamespace:
+        asked.append(config)
+        return types.SimpleNamespace(summary=summary(outcome="finished"))
+
+    monkeypatch.setattr("bptcnn.api.train", train)
+    settings = Protocol(data="digits", engine="ray").settings("agwu", "3/1", own_settings("agwu", "3/1", "digits", "x"))
+    played = play(Case("agwu", "3/1", 7, settings, engine="ray"), tmp_path)
+    assert (asked[0].seed, asked[0].workers.speeds, asked[0].schedule.kind) == (7, (240.0, 80.0), "constant")
+    assert played.time_to_accuracy == summary()["time_to_accuracy"]
+
+
+def test_ctrl_c_in_a_run_ends_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = types.SimpleNamespace(summary=summary(outcome="interrupted"))
+    monkeypatch.setattr("bptcnn.api.simulate", lambda config, **options: stopped)
+    with pytest.raises(KeyboardInterrupt):
+        play(Case("agwu", "3/1", 7, {}), tmp_path)
 
 
 def test_a_run_that_diverges_is_a_result(tmp_path: Path) -> None:

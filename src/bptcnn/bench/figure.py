@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import floor, log10
+from math import ceil, floor, log10
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
@@ -15,6 +15,7 @@ DASHES = ("", "7 3", "2 3", "9 3 2 3")
 """Where there are more contenders than colours, these tell them apart."""
 
 WIDTH, PANEL, LEFT, RIGHT, TOP, BOTTOM = 900, 330, 58, 250, 40, 44  # pixels
+CLIP = 'clip-path="url(#within)"'
 BELOW = 0.12
 """How far below the target the accuracies that are shown begin."""
 
@@ -66,6 +67,8 @@ def figure_svg(panels: Sequence[Panel], target: float) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
         f' font-family="system-ui, sans-serif" font-size="11" fill="{INK}" role="img">',
         "<title>Test accuracy against time</title>",
+        f'<clipPath id="within"><rect x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}"'
+        f' height="{PANEL - TOP - BOTTOM}"/></clipPath>',
         f'<rect width="{WIDTH}" height="{height}" fill="{PAPER}"/>',
     ]
     for index, panel in enumerate(panels):
@@ -107,8 +110,8 @@ def _panel(panel: Panel, target: float, styles: dict[str, str]) -> Iterator[str]
     for curve in panel.curves:
         style = IDEAL_STYLE if curve.ideal else styles[curve.name]
         note = f"<title>{escape(_note(curve))}</title>"
-        points = " ".join(f"{scale.x(at_s):.1f},{scale.y(value):.1f}" for at_s, value in _clipped(curve.points, scale))
-        yield f'<polyline points="{points}" fill="none" stroke-linejoin="round" {style}>{note}</polyline>'
+        points = " ".join(f"{scale.x(at_s):.1f},{scale.y(value):.1f}" for at_s, value in curve.points)
+        yield f'<polyline points="{points}" fill="none" stroke-linejoin="round" {CLIP} {style}>{note}</polyline>'
         if curve.crossing_s is not None:
             x = scale.x(curve.crossing_s)
             yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.2" fill="{PAPER}" {style}>{note}</circle>'
@@ -122,20 +125,6 @@ def _fit(curves: Sequence[Curve], target: float) -> _Scale:
     best = max((value for curve in curves for _, value in curve.points), default=target)
     last_s = min(1.15 * max(crossings), max(ends)) if crossings else max(ends, default=1.0)
     return _Scale(last_s or 1.0, max(0.0, target - BELOW), min(1.0, max(best, target) + 0.01))
-
-
-def _clipped(points: Sequence[tuple[float, float]], scale: _Scale) -> Iterator[tuple[float, float]]:
-    """The part of a curve within the panel: what lies below is drawn along the bottom."""
-    before: tuple[float, float] | None = None
-    for at_s, value in points:
-        shown = max(value, scale.low)
-        if at_s > scale.last_s:
-            if before is not None:
-                part = (scale.last_s - before[0]) / (at_s - before[0])
-                yield scale.last_s, before[1] + part * (shown - before[1])
-            return
-        yield at_s, shown
-        before = at_s, shown
 
 
 def _note(curve: Curve) -> str:
@@ -175,7 +164,7 @@ def _ticks(low: float, high: float, *, percent: bool = False) -> list[tuple[floa
     span = (high - low) * factor
     power = floor(log10(span / 4))
     step = next(nice * 10.0**power for nice in (5, 2, 1) if nice * 10.0**power * 4 <= span * (1 + 1e-9))
-    first = -int(-low * factor / step + 1e-9) if low else 0
+    first = ceil(low * factor / step - 1e-9)
     last = int(high * factor / step + 1e-9)
     numbers = [index * step for index in range(first, last + 1)]
     return [(value / factor, f"{value:.{max(0, -power)}f}{' %' * percent}") for value in numbers]
