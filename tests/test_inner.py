@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from torch import nn
 from torch.nn import functional
 
 from bptcnn.errors import DataError, DivergedError, ModelError
-from bptcnn.inner import Learner, LocalWorker, OptimizerConfig, ScheduleConfig, Throttle, accuracy_of
+from bptcnn.inner import Exchange, Learner, LocalWorker, OptimizerConfig, ScheduleConfig, Throttle, accuracy_of
 from bptcnn.inner.learner import StepResult
 from bptcnn.inner.local import Work
+from bptcnn.outer.rules import Contribution, Easgd, LocalSgd, Strategy
 
 TRAIN = Clouds.draw(120)
 BATCHES = np.split(np.random.default_rng(3).permutation(120), 6)
@@ -111,7 +113,7 @@ def test_bf16_learns_too_and_its_weights_stay_float32() -> None:
     first = learner.step(BATCHES[0], epoch=1, lr=0.1).loss
     steps(learner, 1, 2, 3, 4, 5)
     assert learner.step(BATCHES[0], epoch=1, lr=0.1).loss < first
-    assert learner.difference().dtype == np.float32
+    assert weights_of(learner).dtype == np.float32
 
 
 def test_an_image_that_holds_nan_is_to_blame_itself() -> None:
@@ -131,17 +133,6 @@ def test_a_loss_that_is_no_number_leaves_the_weights_as_they_were() -> None:
     assert np.array_equal(weights_of(learner), before, equal_nan=True)
 
 
-def test_weights_that_are_no_numbers_are_not_pushed_and_stay_as_they_were() -> None:
-    learner = a_learner()
-    learner.fold(weights_of(learner))
-    learner.flat.vector[2] = torch.inf
-    before = weights_of(learner)
-    for _ in range(2):
-        with pytest.raises(DivergedError, match=r"^the weights are no longer finite$"):
-            learner.difference()
-    assert np.array_equal(weights_of(learner), before)
-
-
 def test_a_label_beyond_the_outputs_is_explained() -> None:
     learner = Learner(linear(TRAIN.shape, 2), TRAIN, OptimizerConfig())
     with pytest.raises(ModelError, match=r"^label 2 lies beyond the model's 2 outputs: give the model an output per"):
@@ -151,32 +142,39 @@ def test_a_label_beyond_the_outputs_is_explained() -> None:
 # -------------------------------------------------------------------------------------------- fold and push
 
 
+def an_exchange(learner: Learner, rule: Strategy | None = None) -> Exchange:
+    """One that has just received the learner's own weights."""
+    exchange = Exchange(learner.flat, rule or LocalSgd())
+    exchange.fold(weights_of(learner), ahead=False)
+    return exchange
+
+
 @pytest.mark.parametrize("make", [linear, normed])
 def test_new_global_weights_keep_what_was_learned_since_the_push(make: Callable[..., nn.Module]) -> None:
     learner = a_learner(make)
-    learner.fold(weights_of(learner))
+    exchange = an_exchange(learner)
     steps(learner, 0, 1)
     pushed_at = weights_of(learner)
-    learner.difference()
+    exchange.push()
     steps(learner, 2, 3)
     learned_since = weights_of(learner) - pushed_at
     new = np.linspace(-1, 1, learner.flat.num_weights, dtype=np.float32)
-    learner.fold(new)
+    exchange.fold(new, ahead=True)
     np.testing.assert_allclose(weights_of(learner), new + learned_since, atol=1e-6)
     assert np.abs(learned_since).max() > 1e-3
 
 
 def test_the_next_push_counts_from_the_new_global_weights() -> None:
     learner = a_learner()
-    learner.fold(weights_of(learner))
+    exchange = an_exchange(learner)
     steps(learner, 0)
-    learner.difference()
+    exchange.push()
     steps(learner, 1)
     new = np.ones(learner.flat.num_weights, np.float32)
-    learner.fold(new)
+    exchange.fold(new, ahead=True)
     steps(learner, 2)
     local = weights_of(learner)
-    np.testing.assert_array_equal(learner.difference(), local - new)
+    np.testing.assert_array_equal(exchange.push(), local - new)
     np.testing.assert_array_equal(weights_of(learner), local)
 
 
@@ -185,31 +183,60 @@ def test_without_anything_learned_since_the_global_weights_are_taken_to_the_bit(
     base = weights_of(learner)
     new = (base * 0.7 + 0.123).astype(np.float32)
     new.flags.writeable = False
-    learner.fold(new)
+    exchange = Exchange(learner.flat, LocalSgd())
+    exchange.fold(new, ahead=False)
     assert np.array_equal(weights_of(learner), new)
     steps(learner, 0, 1)
-    learner.difference()
-    learner.fold(base)
+    exchange.push()
+    exchange.fold(base, ahead=False)
     assert np.array_equal(weights_of(learner), base)
 
 
-def test_a_forgotten_push_leaves_nothing_behind() -> None:
+def test_a_new_life_begins_with_the_global_weights_alone() -> None:
     learner = a_learner()
-    learner.fold(weights_of(learner))
+    exchange = an_exchange(learner)
     steps(learner, 0)
-    learner.difference()
+    exchange.push()
     steps(learner, 1)
-    learner.forget()
     new = np.zeros(learner.flat.num_weights, np.float32)
-    learner.fold(new)
+    Exchange(learner.flat, LocalSgd()).fold(new, ahead=True)
     assert np.array_equal(weights_of(learner), new)
 
 
+def test_elastic_workers_and_centre_move_towards_each_other() -> None:
+    """a = 0.25: from x = 3, c = 1 to x = 2.5, c = 1.5; a worker that has moved on since keeps its lead."""
+    learner, rule = a_learner(), Easgd(moving_rate=0.25)
+    exchange = Exchange(learner.flat, rule)
+    centre = np.ones(learner.flat.num_weights, np.float32)
+    exchange.fold(centre, ahead=False)
+    learner.flat.vector.fill_(3.0)
+    pushed = exchange.push()
+    [merged] = {float(w) for w in rule.merge(centre, [Contribution(0, pushed, 0, 1, 0.0)], {}, 0).weights}
+    assert merged == 1.5
+    for lead, ahead in ((0.0, False), (0.5, True)):
+        learner.flat.vector.fill_(3.0 + lead)
+        exchange.fold(np.full_like(centre, merged), ahead=ahead)
+        assert set(weights_of(learner).tolist()) == {2.5 + lead}
+        learner.flat.vector.fill_(3.0)
+        exchange.push()
+
+
 def test_a_push_must_be_answered_before_the_next() -> None:
-    learner = a_learner()
-    learner.difference()
+    exchange = an_exchange(a_learner())
+    exchange.push()
     with pytest.raises(AssertionError):
-        learner.difference()
+        exchange.push()
+
+
+def test_weights_that_are_no_numbers_are_not_pushed_and_stay_as_they_were() -> None:
+    learner = a_learner()
+    exchange = an_exchange(learner)
+    learner.flat.vector[2] = torch.inf
+    before = weights_of(learner)
+    for _ in range(2):
+        with pytest.raises(DivergedError, match=r"^the weights are no longer finite$"):
+            exchange.push()
+    assert np.array_equal(weights_of(learner), before)
 
 
 # ------------------------------------------------------------------------------------------------ accuracy
@@ -234,11 +261,11 @@ def test_q_may_be_measured_on_held_out_samples() -> None:
 
 
 class Notes:
-    """Stands in for a learner: one right answer a step, a loss of 2 a sample."""
+    """Stands in for a learner and its exchange: one right answer a step, a loss of 2 a sample."""
 
     def __init__(self, held_out: float | None = None) -> None:
         self.asked: list[tuple[list[int], int, float]] = []
-        self.folded: list[np.ndarray] = []
+        self.folded: list[tuple[np.ndarray, bool]] = []
         self._held_out = held_out
         self.diverges = False
 
@@ -248,10 +275,10 @@ class Notes:
         self.asked.append((indices.tolist(), epoch, lr))
         return StepResult(2.0 * len(indices), 1)
 
-    def fold(self, weights: np.ndarray) -> None:
-        self.folded.append(weights)
+    def fold(self, weights: np.ndarray, *, ahead: bool) -> None:
+        self.folded.append((weights, ahead))
 
-    def difference(self) -> np.ndarray:
+    def push(self) -> np.ndarray:
         if self.diverges:
             raise DivergedError("the weights are no longer finite")
         return np.ones(3, np.float32)
@@ -261,7 +288,7 @@ class Notes:
 
 
 def a_worker(learner: Any = None, schedule: ScheduleConfig = CONSTANT, batch_size: int = 10) -> LocalWorker:
-    return LocalWorker(batch_size, OptimizerConfig(lr=0.5), schedule, learner)
+    return LocalWorker(batch_size, OptimizerConfig(lr=0.5), schedule, learner, learner)
 
 
 def a_lease(number: int, size: int, progress: tuple[float, float] = (0.0, 1.0), epoch: int = 1) -> Work:
@@ -309,6 +336,18 @@ def test_a_finished_lease_reports_what_it_came_to() -> None:
     assert worker.idle
 
 
+@pytest.mark.parametrize(("span_s", "num_steps"), [(0.1, 1), (0.5, 2), (0.6, 2), (0.63, 3), (9.0, 4)])
+def test_a_lease_ends_when_its_time_is_up_to_the_nearest_step(span_s: float, num_steps: int) -> None:
+    worker = a_worker(Notes())
+    worker.receive(3, None, [replace(a_lease(7, 43), span_s=span_s)])
+    while not worker.done:
+        worker.step()
+        worker.note_busy(0.25)
+    finished = worker.finish()
+    assert (finished.steps, finished.samples) == (num_steps, 43 * num_steps // 4)
+    assert (finished.loss, finished.accuracy) == (2.0, num_steps / finished.samples)
+
+
 def test_leases_are_trained_in_order_and_pushes_are_numbered() -> None:
     worker = a_worker()
     worker.receive(0, None, [a_lease(5, 10), a_lease(6, 20)])
@@ -331,7 +370,7 @@ def test_an_answer_between_two_steps_sets_the_base_of_the_lease_under_way() -> N
     worker.receive(2, np.ones(3, np.float32), [])
     worker.step()
     assert worker.finish().base_version == 2
-    assert [weights[0] for weights in notes.folded] == [0, 1]
+    assert [(weights[0], ahead) for weights, ahead in notes.folded] == [(0, False), (1, True)]
 
 
 def test_q_from_held_out_samples_takes_the_place_of_training_accuracy() -> None:

@@ -20,7 +20,7 @@ from torch.nn import functional
 from bptcnn.data import DataPair
 from bptcnn.engine.job import prepare
 from bptcnn.errors import ConfigError, ModelError, UnsupportedError
-from bptcnn.inner import Learner, OptimizerConfig, TrainStep, accuracy_of, plan
+from bptcnn.inner import Exchange, Learner, OptimizerConfig, TrainStep, accuracy_of, plan
 from bptcnn.inner.cuda import Graphed, Outcome
 from bptcnn.inner.eager import Eager, Loss
 from bptcnn.inner.fused import fuse
@@ -28,6 +28,7 @@ from bptcnn.inner.lanes import Lanes
 from bptcnn.inner.machine.devices import device_named
 from bptcnn.inner.plan import candidates
 from bptcnn.models import FlatModel, ModelConfig, build
+from bptcnn.outer.rules import LocalSgd
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -358,16 +359,17 @@ def test_folds_and_pushes_of_weights_elsewhere() -> None:
     start, new = learners[0].flat.snapshot(), np.linspace(-1, 1, remote.num_weights, dtype=np.float32)
     new.flags.writeable = False
     pushed = []
-    for learner in learners:
-        learner.fold(start)
+    exchanges = [Exchange(learner.flat, LocalSgd()) for learner in learners]
+    for learner, exchange in zip(learners, exchanges, strict=True):
+        exchange.fold(start, ahead=False)
         learner.step(np.arange(20), epoch=1, lr=0.1)
-        pushed.append(learner.difference())
+        pushed.append(exchange.push())
         learner.step(np.arange(20, 40), epoch=1, lr=0.1)
-        learner.fold(new)
+        exchange.fold(new, ahead=True)
     assert np.array_equal(*pushed)
     assert pushed[0].any()
     assert np.array_equal(*(learner.flat.snapshot() for learner in learners))
-    assert np.array_equal(*(learner.difference() for learner in learners))
+    assert np.array_equal(*(exchange.push() for exchange in exchanges))
 
 
 def test_a_learner_replays_batches_of_the_usual_size(recordings: list[ByHand], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,7 +379,7 @@ def test_a_learner_replays_batches_of_the_usual_size(recordings: list[ByHand], m
     with monkeypatch.context() as patch:
         patch.setattr(nn.Module, "to", lambda module, device: module)
         learner = Learner(network, TRAIN, OptimizerConfig(), batch_size=20, device=GPU)
-    learner.fold(usual.flat.snapshot())
+    learner.flat.load(usual.flat.snapshot())
     for size in (20, 19, 20):
         results = [one.step(np.arange(size), epoch=1, lr=0.1) for one in (usual, learner)]
         assert results[1].loss == pytest.approx(results[0].loss, rel=1e-5)
@@ -536,15 +538,16 @@ def test_a_learner_on_a_gpu_takes_the_steps_of_one_on_the_cpu(make: Any) -> None
         options: dict[str, Any] = {"validation": Clouds.draw(50, seed=9), "batch_size": 20, "device": device}
         learners.append(Learner(network, TRAIN, OptimizerConfig(), **options))
     start = learners[0].flat.snapshot()
-    for learner in learners:
-        learner.fold(start)
+    exchanges = [Exchange(learner.flat, LocalSgd()) for learner in learners]
+    for exchange in exchanges:
+        exchange.fold(start, ahead=False)
     for size in (20, 20, 13):
         results = [learner.step(np.arange(size), epoch=1, lr=0.1) for learner in learners]
         assert results[1].loss == pytest.approx(results[0].loss, rel=1e-3)
-    np.testing.assert_allclose(*(learner.difference() for learner in learners), rtol=1e-2, atol=1e-4)
-    for learner in learners:
+    np.testing.assert_allclose(*(exchange.push() for exchange in exchanges), rtol=1e-2, atol=1e-4)
+    for learner, exchange in zip(learners, exchanges, strict=True):
         learner.step(np.arange(40, 60), epoch=1, lr=0.1)
-        learner.fold(start)
+        exchange.fold(start, ahead=True)
     np.testing.assert_allclose(*(learner.flat.snapshot() for learner in learners), rtol=1e-2, atol=1e-4)
     assert learners[1].validate() == pytest.approx(learners[0].validate(), abs=0.05)
     assert accuracy_of(learners[1].flat.module, TRAIN) > 0.3

@@ -37,7 +37,7 @@ def train_two_leases(server: Server, start_s: float) -> None:
     """One worker joins and pushes the two leases that it is given first."""
     [sent] = (command for command in server.handle(WorkerJoined(0, 100.0), start_s) if isinstance(command, Send))
     for number, lease in enumerate(sent.leases, start=1):
-        push = Pushed(0, sent.incarnation, number, lease.id, sent.version, 1, 0.1, 1.0, 0.5, None)
+        push = Pushed(0, sent.incarnation, number, lease.id, sent.version, 1, lease.size, 0.1, 1.0, 0.5, None)
         server.handle(push, start_s + 0.1 * number)
 
 
@@ -49,9 +49,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_messages_are_written_without_their_vectors() -> None:
-    pushed = Pushed(1, 2, 3, 4, 5, 6, 0.5, 0.25, 0.75, ONES)
+    pushed = Pushed(1, 2, 3, 4, 5, 6, 7, 0.5, 0.25, 0.75, ONES)
     assert plain(pushed) == {
-        **{"worker": 1, "incarnation": 2, "sequence": 3, "lease": 4, "base_version": 5, "steps": 6},
+        **{"worker": 1, "incarnation": 2, "sequence": 3, "lease": 4, "base_version": 5, "steps": 6, "samples": 7},
         **{"busy_s": 0.5, "loss": 0.25, "accuracy": 0.75},
     }
     assert plain(Evaluate(1, 200, 0.5, ONES)) == {"version": 1, "committed": 200, "at_s": 0.5}
@@ -76,13 +76,13 @@ def test_a_push_is_written_with_the_size_of_its_lease(tmp_path: Path) -> None:
         journal.session(1, 0.5, tmp_path / "000007", "ray")
         journal.event(WorkerJoined(1, 100.0), 0.5)
         journal.command(Send(1, 1, 0, ONES, (LEASE,)), 0.5)
-        journal.event(Pushed(1, 1, 1, 4, 0, 2, 0.5, float("nan"), 0.75, ONES), 1.25)
+        journal.event(Pushed(1, 1, 1, 4, 0, 2, 8, 0.5, float("nan"), 0.75, ONES), 1.25)
     first, second, joined, sent, pushed = lines(tmp_path / "events.jsonl")
     assert first == {"t": 0.0, "event": "session_started", "session": 0, "checkpoint": None, "engine": "virtual"}
     assert second == {"t": 0.5, "event": "session_started", "session": 1, "checkpoint": "000007", "engine": "ray"}
     assert joined == {"t": 0.5, "event": "worker_joined", "worker": 1, "samples_per_s": 100.0}
     assert (sent["event"], sent["t"], sent["version"]) == ("send", 0.5, 0)
-    assert (pushed["event"], pushed["t"], pushed["samples"], pushed["loss"]) == ("pushed", 1.25, 3, None)
+    assert (pushed["event"], pushed["t"], pushed["samples"], pushed["loss"]) == ("pushed", 1.25, 8, None)
 
 
 def test_the_journal_on_disk_is_never_behind_a_checkpoint(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_every_field_finds_its_place_between_the_layers() -> None:
     ours = work(lease)
     assert (ours.id, ours.epoch, ours.progress) == (4, 2, (0.25, 0.5))
     assert ours.indices is lease.indices
-    finished = Finished(7, 4, 11, 2, 0.5, 0.25, 0.75, np.ones(2, np.float32))
+    finished = Finished(7, 4, 11, 2, 60, 0.5, 0.25, 0.75, np.ones(2, np.float32))
     message = pushed(1, 3, finished)
     assert (message.worker, message.incarnation) == (1, 3)
     for field in fields(Finished):
@@ -250,7 +250,7 @@ def test_status_and_summary_of_two_pushes_by_hand(tmp_path: Path) -> None:
             lease = send.leases[0]
             assert lease.size == 17  # 50 samples in three leases
             speed = (100.0, 50.0)[send.worker]
-            push = Pushed(send.worker, send.incarnation, 1, lease.id, 0, 2, 17 / speed, 0.5, 0.25, None)
+            push = Pushed(send.worker, send.incarnation, 1, lease.id, 0, 2, lease.size, 17 / speed, 0.5, 0.25, None)
             server.handle(push, 3.0)
         status = server.status(4.0)
         assert (status.elapsed_s, status.committed, status.samples_per_s) == (2.0, 34, 17.0)

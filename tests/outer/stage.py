@@ -71,7 +71,7 @@ def a_setup(
     return Setup(
         plan=Plan(num_samples, epochs, batch_size, exchange.every, seed),
         allocation=allocation,
-        strategy=rule,
+        strategy=rule.settled(num_workers),
         exchange=exchange,
         faults=faults,
         evaluation=EvaluationConfig(every=evaluate_every),
@@ -116,6 +116,11 @@ class Quadratic:
         return float(np.linalg.norm(weights - self.optimum))
 
 
+def _fitting(lease: Lease, speed: float) -> int:
+    """Samples of a lease that there is time for."""
+    return lease.size if lease.span_s == inf else max(1, min(lease.size, round(lease.span_s * speed)))
+
+
 @dataclass(eq=False)
 class Life:
     """One process of one worker, from its start to its end."""
@@ -127,10 +132,16 @@ class Life:
     frozen_until: float = 0.0
     leases: deque[Lease] = field(default_factory=deque)
     training: bool = False
+    done: bool = False
+    samples: int = 0
+    busy_s: float = 0.0
+    in_flight: bool = True
     sequence: int = 0
     base_version: int = 0
     base: Vector | None = None
     local: Vector | None = None
+    pushed: Vector | None = None
+    ahead: bool = False
 
 
 class Stage:
@@ -218,6 +229,7 @@ class Stage:
         self.ordered += [(now, command) for command in commands]
         if isinstance(event, Pushed) and ledger.committed > before:
             lease = self._contents[event.incarnation, event.lease]
+            lease = replace(lease, indices=lease.indices[: event.samples])
             self.trained.append(lease)
             self.book.update((lease.epoch, index) for index in lease.indices.tolist())
         if isinstance(event, WorkerJoined):
@@ -373,17 +385,32 @@ class Stage:
         if life.over or life.incarnation != command.incarnation:
             return
         if command.weights is not None:
-            fresh = life.local is None or life.base is None
-            life.local = command.weights if fresh else life.local + (command.weights - life.base)
-            life.base = command.weights
-        life.base_version = command.version
+            self._fold(life, command.weights)
+        life.base_version, life.in_flight = command.version, False
         life.leases.extend(command.leases)
-        self._train(life)
+        self._advance(life)
 
-    def _train(self, life: Life) -> None:
-        if not life.training and life.leases:
-            life.training = True
-            self.at(self.now + life.leases[0].size / life.speed, self._trained, life, life.incarnation)
+    def _fold(self, life: Life, weights: Vector) -> None:
+        """As ``bptcnn.inner.Exchange`` does it."""
+        rule = self.coordinator.setup.strategy
+        if life.local is None or life.base is None or life.pushed is None or not (life.ahead or rule.keeps_local):
+            life.local = weights
+        else:
+            life.local = life.local + rule.correction(life.base, life.pushed, weights)
+        life.base, life.pushed = weights, None
+
+    def _advance(self, life: Life) -> None:
+        """Push if there is something to push, then train on."""
+        if life.done and not life.in_flight:
+            lease = life.leases.popleft()
+            life.done, life.in_flight, life.ahead, life.sequence = False, True, False, life.sequence + 1
+            push = self._push(life, lease.id)
+            for copy in range(1 + self._twice):
+                self.at(self.now + self._delay_s * (1 + copy), self.tell, push)
+        if not (life.training or life.done) and life.leases:
+            life.training, life.samples = True, _fitting(life.leases[0], life.speed)
+            life.busy_s = life.samples / life.speed
+            self.at(self.now + life.busy_s, self._trained, life, life.incarnation)
 
     def _trained(self, life: Life, incarnation: int) -> None:
         if life.over or life.incarnation != incarnation:
@@ -391,29 +418,26 @@ class Stage:
         if self.now < life.frozen_until:
             self.at(life.frozen_until, self._trained, life, incarnation)
             return
-        lease = life.leases.popleft()
-        life.training, life.sequence = False, life.sequence + 1
-        push = self._push(life, lease)
-        for copy in range(1 + self._twice):
-            self.at(self.now + self._delay_s * (1 + copy), self.tell, push)
-        self._train(life)
+        life.training, life.done, life.ahead = False, True, True
+        if self.problem is not None and life.local is not None:
+            life.local = self.problem.train(life.local, life.leases[0].indices[: life.samples])
+        self._advance(life)
 
-    def _push(self, life: Life, lease: Lease) -> Pushed:
+    def _push(self, life: Life, lease: int) -> Pushed:
         delta = None
-        if self.problem is not None and life.local is not None and life.base is not None:
-            life.local = self.problem.train(life.local, lease.indices)
-            delta = life.local - life.base
+        if life.local is not None and life.base is not None:
+            delta = life.pushed = self.coordinator.setup.strategy.outgoing(life.local, life.base)
             delta.flags.writeable = False
-            life.base = life.local
-        steps = ceil(lease.size / self.coordinator.setup.plan.batch_size)
+        steps = ceil(life.samples / self.coordinator.setup.plan.batch_size)
         return Pushed(
             worker=life.worker,
             incarnation=life.incarnation,
             sequence=life.sequence,
-            lease=lease.id,
+            lease=lease,
             base_version=life.base_version,
             steps=steps,
-            busy_s=lease.size / life.speed,
+            samples=life.samples,
+            busy_s=life.busy_s,
             loss=1.0,
             accuracy=self._accuracy,
             delta=delta,

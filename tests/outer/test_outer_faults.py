@@ -157,7 +157,7 @@ def test_the_late_push_of_a_zombie_changes_nothing() -> None:
         lease = coordinator.supply.held(3)[0]
         stage.tell(WorkerLost(3, 1, "the link was cut"))
         before = (coordinator.model.version, coordinator.supply.ledger.account(), coordinator.members[3].record.pushes)
-        commands = stage.tell(Pushed(3, 1, 99, lease.id, 0, 1, 1.0, 1.0, 0.5, None))
+        commands = stage.tell(Pushed(3, 1, 99, lease.id, 0, 1, lease.size, 1.0, 1.0, 0.5, None))
         assert [type(command) for command in commands] == [Refuse]
         after = (coordinator.model.version, coordinator.supply.ledger.account(), coordinator.members[3].record.pushes)
         assert after == before
@@ -248,7 +248,7 @@ def test_events_of_a_dismissed_worker_change_nothing(allocation: Allocation, rul
     assert stage.coordinator.members[2].record.dismissed
     before = stage.coordinator.supply.ledger.account()
     assert stage.tell(WorkerLost(2, incarnation, "again")) == []
-    assert [type(c) for c in stage.tell(Pushed(2, incarnation, 9, 1, 0, 1, 1.0, 1.0, 0.5, None))] == [Refuse]
+    assert [type(c) for c in stage.tell(Pushed(2, incarnation, 9, 1, 0, 1, 8, 1.0, 1.0, 0.5, None))] == [Refuse]
     assert [type(c) for c in stage.tell(WorkerJoined(2, 50.0))] == [Refuse]
     assert stage.coordinator.supply.ledger.account() == before
     assert stage.run().settled()
@@ -271,7 +271,7 @@ def test_a_worker_that_dies_before_it_ever_joins_is_replaced_then_given_up() -> 
 def test_unknown_workers_are_refused_or_ignored() -> None:
     stage = a_stage(Dynamic(), Agwu()).run(until=1.0)
     assert stage.tell(WorkerLost(9, 0, "who?")) == []
-    [refuse] = stage.tell(Pushed(9, 1, 1, 1, 0, 1, 1.0, 1.0, 0.5, None))
+    [refuse] = stage.tell(Pushed(9, 1, 1, 1, 0, 1, 8, 1.0, 1.0, 0.5, None))
     assert (type(refuse), refuse.worker) == (Refuse, 9)
     assert 9 not in stage.coordinator.members
 

@@ -30,6 +30,15 @@ def test_a_returned_lease_is_the_next_to_be_granted() -> None:
     assert ledger.account() == Account(issued=12, committed=0, returned=6, duplicated=0, lost=0)
 
 
+def test_what_there_was_no_time_for_is_the_next_to_be_granted() -> None:
+    ledger = dealt()
+    lease = ledger.grant(worker=0, incarnation=1, epoch=1, owner=SHARED, count=6)
+    assert ledger.commit(lease.id, 4).indices.tolist() == [0, 1, 2, 3]
+    assert ledger.account() == Account(issued=6, committed=4, returned=2, duplicated=0, lost=0)
+    again = ledger.grant(worker=1, incarnation=1, epoch=1, owner=SHARED, count=6)
+    assert again.indices.tolist() == [4, 5, 6, 7, 8, 9]
+
+
 def test_the_account_finds_a_lost_and_a_duplicated_sample() -> None:
     ledger = dealt()
     lease = ledger.grant(worker=0, incarnation=1, epoch=1, owner=SHARED, count=4)
@@ -102,10 +111,13 @@ class AnyHistory(RuleBasedStateMachine):
             self.ledger.grant(worker=max(owner, 0), incarnation=1, epoch=epoch, owner=owner, count=count)
 
     @precondition(lambda self: self.ledger.outstanding())
-    @rule(data=st.data(), commit=st.booleans())
-    def end(self, data: st.DataObject, commit: bool) -> None:
+    @rule(data=st.data(), commit=st.booleans(), part=st.floats(0, 1))
+    def end(self, data: st.DataObject, commit: bool, part: float) -> None:
         lease = data.draw(st.sampled_from(self.ledger.outstanding()))
-        (self.ledger.commit if commit else self.ledger.give_back)(lease.id)
+        if commit:
+            self.ledger.commit(lease.id, max(1, int(part * lease.size)))
+        else:
+            self.ledger.give_back(lease.id)
 
     @rule(owner=st.sampled_from([0, 1]))
     def share_out(self, owner: int) -> None:

@@ -107,7 +107,7 @@ def test_a_member_keeps_its_record_over_its_lives() -> None:
     member = Member(1)
     assert member.state(holds=False, started=False, over=False) == "joining"
     member.join(100.0, session=0, version=4, now=1.0)
-    member.note(Pushed(1, 1, 1, 7, 4, 2, 0.5, 1.25, 0.75, None), a_lease(), version=6, now=2.0)
+    member.note(Pushed(1, 1, 1, 7, 4, 2, 10, 0.5, 1.25, 0.75, None), a_lease(), version=6, now=2.0)
     assert member.state(holds=True, started=True, over=False) == "training"
     row = member.status("training", elapsed_s=2.0, committed=40)
     assert (row.state, row.share, row.steps, row.staleness, row.waiting) == ("training", 0.25, 2, 2.0, 0.75)
@@ -138,6 +138,8 @@ def test_when_silence_is_too_long() -> None:
     assert member.deadline_s([], 0.0, FAULTS) is None  # nobody knows whether it will ever come
     member.join(100.0, session=0, version=0, now=50.0)
     assert member.deadline_s([], 50.0, FAULTS) is None  # it has nothing to do
+    assert member.deadline_s([a_lease()], 50.0, FAULTS) is None  # it waits for an answer
+    member.awaiting = False
     assert member.deadline_s([a_lease()], 50.0, FAULTS) == pytest.approx(50 + 2 * 10 / 100 + 70)
     member.leave(60.0)
     assert member.deadline_s([], 50.0, FAULTS) == 60 + 120  # for its replacement to join

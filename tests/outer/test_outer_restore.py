@@ -105,7 +105,7 @@ def test_a_survivor_that_pushes_before_it_joins_again_is_refused(allocation: All
     old = stage.coordinator
     lease = old.supply.held(0)[0]
     new = Coordinator.restore(replace(old.setup, session=1), saved_and_loaded(old.snapshot(0.0)), 0.0)
-    push = Pushed(0, 1, 1, lease.id, 0, 1, 1.0, 1.0, 0.5, None)
+    push = Pushed(0, 1, 1, lease.id, 0, 1, lease.size, 1.0, 1.0, 0.5, None)
     assert [type(command) for command in new.handle(push, 1.0)] == [Refuse]
     for worker in range(4):
         commands = new.handle(WorkerJoined(worker, 10.0), 2.0)

@@ -9,9 +9,10 @@ import pytest
 from outer.stage import ALLOCATIONS, RULES, Quadratic, Stage, a_setup
 
 from bptcnn.outer.allocation import Allocation, Dynamic, ExchangeConfig, Idpa, Uniform
-from bptcnn.outer.messages import Evaluate, Pushed, SaveCheckpoint, Send, WorkerJoined
+from bptcnn.outer.messages import Evaluate, Pushed, Replace, SaveCheckpoint, Send, WorkerJoined
 from bptcnn.outer.milestones import EvaluationConfig
-from bptcnn.outer.rules import Agwu, Sgwu
+from bptcnn.outer.pace import FaultConfig
+from bptcnn.outer.rules import Agwu, Anytime, LocalSgd, Sgwu
 from bptcnn.outer.tally import balance
 
 SPEEDS = [2000.0, 1000.0, 500.0, 250.0]
@@ -71,7 +72,9 @@ def test_dynamic_shares_follow_a_machine_that_slows_down(allocation: Allocation)
 
 @by_name
 def test_nobody_is_answered_before_the_round_is_complete(allocation: Allocation) -> None:
-    stage = Stage(a_setup(allocation, Sgwu()), SPEEDS, delay_s=0.01).open()
+    stage = Stage(
+        a_setup(allocation, Sgwu(), exchange=ExchangeConfig(every=2, overlap=False)), SPEEDS, delay_s=0.01
+    ).open()
     handle, open_rounds = stage.coordinator.handle, []
 
     def watch(event: object, now: float) -> list:
@@ -101,13 +104,45 @@ def test_the_leases_of_a_round_are_in_proportion_to_speed(allocation: Allocation
 
 @by_name
 def test_a_round_closes_without_a_worker_that_died(allocation: Allocation) -> None:
-    stage = Stage(a_setup(allocation, Sgwu()), SPEEDS, detect_s=0.5, respawn_s=1e6).open()
+    exchange = ExchangeConfig(every=2, overlap=False)
+    stage = Stage(a_setup(allocation, Sgwu(), exchange=exchange), SPEEDS, detect_s=0.5, respawn_s=1e6).open()
     stage.at(0.003, stage.kill, 3).run(until=0.502)
     assert stage.coordinator.model.version == 0  # three have pushed and wait for the fourth
     assert len(stage.coordinator.model.waiting) == 3
     stage.run(until=0.504)
     assert stage.coordinator.model.version == 1
     assert {command.worker for command in stage.commands(Send)[-3:]} == {0, 1, 2}
+
+
+@by_name
+def test_a_round_that_overlaps_closes_without_a_worker_that_died_and_the_next_one_too(allocation: Allocation) -> None:
+    setup = a_setup(allocation, Sgwu(), num_samples=4800, faults=FaultConfig(restarts=0))
+    stage = Stage(setup, SPEEDS, detect_s=0.5, respawn_s=1e6).open()
+    stage.at(0.003, stage.kill, 3).run(until=0.502)
+    assert stage.coordinator.model.version == 0
+    stage.run(until=0.504)
+    assert (
+        stage.coordinator.model.version == 2
+    )  # the lease ahead of the three was trained meanwhile, and pushed at once
+    assert stage.run().settled()
+
+
+@pytest.mark.parametrize("allocation", [Idpa(), Dynamic()], ids=lambda a: a.name)
+@pytest.mark.parametrize("overlap", [True, False])
+def test_rounds_that_overlap_hide_the_transfer(allocation: Allocation, overlap: bool) -> None:
+    """Leases of 32 ms and messages of 12 ms: without overlap 32 of 56 ms are training."""
+    setup = a_setup(allocation, Sgwu(), num_samples=24_000, exchange=ExchangeConfig(every=8, overlap=overlap))
+    stage = Stage(setup, SPEEDS, delay_s=0.012).open().run()
+    assert stage.settled()
+    assert throughput(stage) == pytest.approx(1.0 if overlap else 32 / 56, abs=0.02)
+
+
+def test_who_has_pushed_is_not_awaited_however_long_the_round_takes() -> None:
+    faults = FaultConfig(patience_s=0.1, first_s=0.1, mads=1.0, slack=1.0, join_s=30.0)
+    stage = Stage(a_setup(Dynamic(), Sgwu(), faults=faults), SPEEDS).open()
+    stage.at(0.001, stage.freeze, 3, 0.15).run()
+    assert stage.settled()
+    assert not stage.commands(Replace)
 
 
 @pytest.mark.parametrize("allocation", [Uniform(), Idpa(), Dynamic()], ids=lambda a: a.name)
@@ -129,6 +164,33 @@ def test_evaluations_see_whole_rounds_only() -> None:
     assert len({version for version, _ in versions}) == len(versions)
     per_round = [sum(lease.size for lease in stage.trained[: 4 * version]) for version, _ in versions]
     assert [committed for _, committed in versions] == per_round
+
+
+@by_name
+def test_a_round_that_ends_by_the_clock_waits_for_no_worker_that_slows_down(allocation: Allocation) -> None:
+    """Worker 0 is four times slower from 0.5 s on, within a round of about 1.1 s: that round is no longer for it."""
+    ends = []
+    for rule in (LocalSgd(), Anytime()):
+        setup = a_setup(
+            allocation, rule, num_samples=9000, exchange=ExchangeConfig(every=125, overlap=False), num_workers=2
+        )
+        stage = Stage(setup, [900.0, 900.0]).open()
+        stage.at(0.5, stage.slow_down, 0, 4.0).run(until=30.0)
+        pushes = [now for now, event in stage.heard if isinstance(event, Pushed) and event.worker == 0]
+        ends.append(pushes[1] - pushes[0])
+        assert stage.run().settled()
+    assert ends[0] > 3 * ends[1]
+
+
+@pytest.mark.parametrize("allocation", [Idpa(), Dynamic()], ids=lambda a: a.name)
+def test_rounds_by_the_clock_keep_every_machine_busy_while_speeds_change(allocation: Allocation) -> None:
+    setup = a_setup(allocation, Anytime(), num_samples=9000, exchange=ExchangeConfig(every=4), num_workers=3)
+    stage = Stage(setup, [1000.0, 500.0, 500.0], delay_s=0.01).open()
+    for when in (0.3, 0.9, 1.5):
+        stage.at(when, stage.slow_down, 1, 0.5).at(when + 0.3, stage.slow_down, 1, 2.0)
+    assert stage.run().settled()
+    rows = [member.record for member in stage.coordinator.members.values()]
+    assert sum(row.busy_s for row in rows) / stage.now / 3 > (0.97 if allocation.name == "dynamic" else 0.9)
 
 
 # ---------------------------------------------------------------------------------------- asynchronous

@@ -56,8 +56,8 @@ def server(folder: RunFolder, **settings: Any) -> ServerActor:
 
 
 def a_push(answer: Send, sequence: int = 1) -> Pushed:
-    lease = answer.leases[0].id
-    return Pushed(0, answer.incarnation, sequence, lease, answer.version, 4, 0.1, 1.0, 0.5, None)
+    lease = answer.leases[0]
+    return Pushed(0, answer.incarnation, sequence, lease.id, answer.version, 4, lease.size, 0.1, 1.0, 0.5, None)
 
 
 async def joined(actor: ServerActor) -> Send:

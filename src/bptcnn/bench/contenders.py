@@ -16,24 +16,25 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+_DYNAMIC: Settings = {"allocation.name": "dynamic", "exchange.every": 4}
+"""Leases in proportion to speed as it is now."""
+
+_EACH_STEP: Settings = {"strategy.name": "local-sgd", "exchange.every": 1, "exchange.overlap": False}
+"""Synchronous SGD, as all-reduce does it: everybody's step of the same weights, then their mean."""
+
 CONTENDERS: Mapping[str, Settings] = {
-    # Whatever a recipe without settings means.
     "default": {},
-    # Synchronous SGD step by step, as all-reduce does it: equal batches, and batches in proportion to speed.
-    "allreduce-equal": {"strategy.name": "local-sgd", "allocation.name": "uniform", "exchange.every": 1},
-    "allreduce-proportional": {"strategy.name": "local-sgd", "allocation.name": "dynamic", "exchange.every": 1},
-    # The rules, each with leases in proportion to speed.
-    "local-sgd": {"strategy.name": "local-sgd", "allocation.name": "dynamic", "exchange.every": 4},
-    "sgwu": {"strategy.name": "sgwu", "allocation.name": "dynamic", "exchange.every": 4},
-    "diloco": {"strategy.name": "diloco", "allocation.name": "dynamic", "exchange.every": 16},
-    "agwu": {"strategy.name": "agwu", "allocation.name": "dynamic", "exchange.every": 4},
-    "async-local-sgd": {"strategy.name": "async-local-sgd", "allocation.name": "dynamic", "exchange.every": 4},
-    "downpour": {
-        "strategy.name": "downpour",
-        "strategy.rate": 0.25,
-        "allocation.name": "dynamic",
-        "exchange.every": 4,
-    },
+    "allreduce-equal": {**_EACH_STEP, "allocation.name": "uniform"},
+    "allreduce-proportional": {**_EACH_STEP, "allocation.name": "dynamic"},
+    "local-sgd": {**_DYNAMIC, "strategy.name": "local-sgd"},
+    "anytime": {**_DYNAMIC, "strategy.name": "anytime"},
+    "sgwu": {**_DYNAMIC, "strategy.name": "sgwu"},
+    "diloco": {**_DYNAMIC, "strategy.name": "diloco", "exchange.every": 16},
+    "agwu": {**_DYNAMIC, "strategy.name": "agwu"},
+    "async-local-sgd": {**_DYNAMIC, "strategy.name": "async-local-sgd"},
+    "downpour": {**_DYNAMIC, "strategy.name": "downpour", "strategy.rate": 0.25},
+    "easgd": {**_DYNAMIC, "strategy.name": "easgd"},
+    "eamsgd": {**_DYNAMIC, "strategy.name": "eamsgd", "strategy.momentum": 0.9},
 }
 """Settings of each contender by dotted key; what tuned.toml says of it comes on top."""
 
@@ -41,7 +42,7 @@ ALL = "all"
 OTHERS = "others"
 """The entry of tuned.toml for contenders without one of their own."""
 
-ONE_WORKER: Settings = {"strategy.name": "local-sgd", "allocation.name": "dynamic", "exchange.every": 4}
+ONE_WORKER: Settings = {**_DYNAMIC, "strategy.name": "local-sgd", "exchange.overlap": False}
 """Of the ideal. The mean over one worker is what that worker learned: plain SGD, whatever the cadence."""
 
 

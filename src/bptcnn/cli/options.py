@@ -50,7 +50,10 @@ FLAGS: Mapping[str, Flag] = {
         "Network: lenet5, case1 to case7, resnet8, resnet18, resnet20, easgd-cifar, or your own as module:function.",
     ),
     "strategy": Flag(
-        "strategy.name", str, "NAME", "Update rule: agwu, async-local-sgd, diloco, downpour, local-sgd or sgwu."
+        "strategy.name",
+        str,
+        "NAME",
+        "Update rule: agwu, anytime, async-local-sgd, diloco, downpour, eamsgd, easgd, local-sgd or sgwu.",
     ),
     "allocation": Flag("allocation.name", str, "NAME", "Who gets which data: uniform, idpa or dynamic."),
     "workers": Flag("workers.count", int, "N", "Number of workers."),

@@ -12,10 +12,11 @@ from bptcnn.config import RunConfig
 from bptcnn.data import DataPair, Samples
 from bptcnn.data.subset import hold_out
 from bptcnn.errors import ConfigError
-from bptcnn.inner import Learner, LocalWorker
+from bptcnn.inner import Exchange, Learner, LocalWorker, OptimizerConfig
 from bptcnn.models import FlatModel, ModelConfig, build
 from bptcnn.outer.allocation import Plan
 from bptcnn.outer.coordinator import Setup
+from bptcnn.outer.rules import Strategy
 
 Factory = ModelConfig | Callable[..., nn.Module]
 CPU = torch.device("cpu")
@@ -43,6 +44,19 @@ class Job:
         """Build the network; the same weights each time."""
         return build(self.model, self.train.shape, self.train.num_classes, self.config.seed)
 
+    @property
+    def rule(self) -> Strategy:
+        """The update rule, with what it leaves to the number of workers filled in."""
+        return self.config.strategy.settled(self.config.workers.count)
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        """The workers' optimizer, with what the rule prescribes."""
+        momentum = self.config.strategy.local_momentum
+        if momentum is None:
+            return self.config.optimizer
+        return self.config.optimizer.model_copy(update={"momentum": momentum, "nesterov": True})
+
     def learner(self, network: nn.Module, num_lanes: int = 1, device: torch.device = CPU) -> Learner:
         """The arithmetic of one worker, on a network of its own.
 
@@ -55,7 +69,7 @@ class Job:
         return Learner(
             network,
             self.train,
-            config.optimizer,
+            self.optimizer,
             config.precision,
             self.validation,
             batch_size=config.batch_size,
@@ -64,8 +78,10 @@ class Job:
         )
 
     def local_worker(self, learner: Learner | None) -> LocalWorker:
-        """A worker's side of the exchange; without a learner it only keeps time."""
-        return LocalWorker(self.config.batch_size, self.config.optimizer, self.config.schedule, learner)
+        """A worker's side of the exchange, from a first answer on; without a learner it only keeps time."""
+        config = self.config
+        exchange = Exchange(learner.flat, self.rule) if learner is not None else None
+        return LocalWorker(config.batch_size, self.optimizer, config.schedule, learner, exchange)
 
     def setup(self, *, num_weights: int, session: int) -> Setup:
         """The coordinator's fixed facts.
@@ -79,7 +95,7 @@ class Job:
         return Setup(
             plan=plan,
             allocation=config.allocation,
-            strategy=config.strategy,
+            strategy=self.rule,
             exchange=config.exchange,
             faults=config.faults,
             evaluation=config.evaluation,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from typing_extensions import Self
 
-from bptcnn.outer.messages import Command, Evaluated, Event, Lease, Pushed, Send
+from bptcnn.outer.messages import Command, Evaluated, Event, Lease, Pushed
 from bptcnn.telemetry import EventLog, TensorBoardLog
 
 
@@ -30,7 +30,6 @@ class Journal:
     def __init__(self, events_path: Path, tensorboard_path: Path, start_s: float) -> None:
         self._log = EventLog(events_path)
         self._board = TensorBoardLog(tensorboard_path, start_s)
-        self._sizes: dict[int, int] = {}
 
     def event(self, event: Event, now: float) -> None:
         """Write an event, as the coordinator is about to hear it.
@@ -39,10 +38,7 @@ class Journal:
             event: what happened.
             now: the run's clock, seconds.
         """
-        record = plain(event)
-        if isinstance(event, Pushed):
-            record["samples"] = self._sizes.pop(event.lease, 0)
-        self._log.write(now, name_of(type(event)), **record)
+        self._log.write(now, name_of(type(event)), **plain(event))
 
     def command(self, command: Command, now: float) -> None:
         """Write a command, as it is about to be carried out.
@@ -51,8 +47,6 @@ class Journal:
             command: what is ordered.
             now: the run's clock, seconds.
         """
-        if isinstance(command, Send):
-            self._sizes.update((lease.id, lease.size) for lease in command.leases)
         self._log.write(now, name_of(type(command)), **plain(command))
 
     def curves(self, event: Event, now: float, committed: int) -> None:

@@ -8,7 +8,7 @@ from bptcnn.outer.messages import Lease, Pushed
 
 def work(lease: Lease) -> Work:
     """What a worker needs to know of a lease."""
-    return Work(lease.id, lease.epoch, lease.indices, lease.progress)
+    return Work(lease.id, lease.epoch, lease.indices, lease.progress, lease.span_s)
 
 
 def pushed(worker: int, incarnation: int, finished: Finished) -> Pushed:
@@ -29,6 +29,7 @@ def pushed(worker: int, incarnation: int, finished: Finished) -> Pushed:
         lease=finished.lease,
         base_version=finished.base_version,
         steps=finished.steps,
+        samples=finished.samples,
         busy_s=finished.busy_s,
         loss=finished.loss,
         accuracy=finished.accuracy,

@@ -3,15 +3,25 @@
 A step is a network's layers (``graph``), written as kernel calls on blocks of samples and divided into tasks
 (``lowering``), which threads work off, critical path first (``tasks``, ``lanes``); the kernels are machine code made
 for this machine's vectors (``machine``, ``kernels``). What can't be compiled runs in PyTorch (``eager``). ``Learner``
-does a worker's arithmetic with it, on the CPU or a GPU (``cuda``), ``LocalWorker`` keeps the leases, ``TrainStep`` is
-for those without a cluster.
+does a worker's arithmetic with it, on the CPU or a GPU (``cuda``), ``Exchange`` sends and takes in weights,
+``LocalWorker`` keeps the leases, ``TrainStep`` is for those without a cluster.
 """
 
+from bptcnn.inner.exchange import Exchange
 from bptcnn.inner.learner import Learner, accuracy_of
 from bptcnn.inner.local import LocalWorker
 from bptcnn.inner.optimizer import OptimizerConfig, ScheduleConfig
 from bptcnn.inner.step import TrainStep
 from bptcnn.inner.throttle import Throttle
 
-__all__ = ["Learner", "LocalWorker", "OptimizerConfig", "ScheduleConfig", "Throttle", "TrainStep", "accuracy_of"]
+__all__ = [
+    "Exchange",
+    "Learner",
+    "LocalWorker",
+    "OptimizerConfig",
+    "ScheduleConfig",
+    "Throttle",
+    "TrainStep",
+    "accuracy_of",
+]
 """The public names of the inner layer."""

@@ -1,4 +1,4 @@
-"""The arithmetic of one worker: local SGD steps on a flat weight vector, and the difference they make."""
+"""The arithmetic of one worker: local SGD steps on a flat weight vector."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from bptcnn.inner.plan import Gradients
 from bptcnn.inner.step import gradients, on_gpu
 from bptcnn.models import FlatModel
 
-Vector = npt.NDArray[np.float32]
 CPU = torch.device("cpu")
 
 
@@ -84,9 +83,6 @@ class Learner:
         self._velocity = torch.zeros_like(self.flat.parameters_vector)
         velocities = self.flat.pieces(self._velocity) if optimizer.momentum else []
         self._descent = Descent([(self.flat.trained, velocities, optimizer.nesterov)], guard=True)
-        self._base: Vector = self.flat.snapshot()
-        self._pushed: Vector | None = None
-        self._ahead = False
 
     def step(self, indices: npt.NDArray[np.int64], epoch: int, lr: float) -> StepResult:
         """One step of SGD.
@@ -122,7 +118,6 @@ class Learner:
             loss, scores = (compiled or self._eager)(batch.images, batch.labels, _cross_entropy)
             value = _finite(loss, batch, indices, lr)
             self._descend(lr)
-        self._ahead = True
         correct = int((scores.argmax(1).cpu() == batch.labels).sum())
         return StepResult(value * len(indices), correct)
 
@@ -142,42 +137,6 @@ class Learner:
             weight_decay=optimizer.weight_decay,
             maximize=False,
         )
-
-    def fold(self, weights: Vector) -> None:
-        """Take new global weights in, keeping what was learned since the last push.
-
-        Maths: ``local += W_new - W_base - pushed difference``; to the bit ``W_new`` if nothing was learned since.
-
-        Args:
-            weights: float32 [num_weights]; may be read-only, and is kept until the next call.
-        """
-        if self._pushed is None or not self._ahead:
-            self.flat.load(weights)
-        else:
-            correction = weights - self._base
-            correction -= self._pushed
-            self.flat.vector.add_(torch.from_numpy(correction).to(self.flat.vector))
-        self._base, self._pushed = weights, None
-
-    def difference(self) -> Vector:
-        """Local minus base weights, to be pushed; the next ``fold`` accounts for it.
-
-        Returns:
-            float32 [num_weights], fresh.
-
-        Raises:
-            DivergedError: some weight is no longer finite.
-        """
-        assert self._pushed is None, "one push is answered before the next is sent"
-        delta: Vector = self.flat.vector.cpu().numpy() - self._base
-        if not isfinite(float(np.dot(delta, delta))):
-            raise DivergedError("the weights are no longer finite")
-        self._pushed, self._ahead = delta, False
-        return delta
-
-    def forget(self) -> None:
-        """Drop an unanswered push: the next ``fold`` starts from the global weights alone."""
-        self._pushed = None
 
     def last_step(self) -> LastStep | None:
         """The account of the last step; None if there was none, or PyTorch computed it."""

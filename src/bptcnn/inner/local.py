@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
 
 from bptcnn.errors import DivergedError
-from bptcnn.inner.learner import Learner, Vector
+from bptcnn.inner.exchange import Exchange, Vector
+from bptcnn.inner.learner import Learner
 from bptcnn.inner.optimizer import OptimizerConfig, ScheduleConfig
 
 
@@ -22,12 +24,14 @@ class Work:
         epoch: the epoch it counts for.
         indices: int64 [n], its samples in training order.
         progress: fraction of the run at its start and its end.
+        span_s: seconds to train for at most, to the nearest step; what is left then goes back.
     """
 
     id: int
     epoch: int
     indices: npt.NDArray[np.int64]
     progress: tuple[float, float]
+    span_s: float = inf
 
     def num_steps(self, batch_size: int) -> int:
         """Local steps over this lease: near-equal batches, so that none is too small to learn from."""
@@ -42,6 +46,7 @@ class Finished:
     lease: int
     base_version: int
     steps: int
+    samples: int
     busy_s: float
     loss: float
     accuracy: float
@@ -56,6 +61,7 @@ class LocalWorker:
         optimizer: for the peak learning rate.
         schedule: learning rate over the run.
         learner: does the arithmetic; None to simulate timing only.
+        exchange: sends and takes in weights; given with a learner.
 
     Example:
         >>> worker = LocalWorker(32, OptimizerConfig(), ScheduleConfig())
@@ -68,12 +74,18 @@ class LocalWorker:
     """
 
     def __init__(
-        self, batch_size: int, optimizer: OptimizerConfig, schedule: ScheduleConfig, learner: Learner | None = None
+        self,
+        batch_size: int,
+        optimizer: OptimizerConfig,
+        schedule: ScheduleConfig,
+        learner: Learner | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
         self._batch_size = batch_size
         self._optimizer = optimizer
         self._schedule = schedule
         self._learner = learner
+        self._exchange = exchange
         self._leases: deque[Work] = deque()
         self._base_version = 0
         self._sequence = 0
@@ -88,8 +100,8 @@ class LocalWorker:
             weights: float32 [num_weights]; None when only timing is simulated.
             leases: new work.
         """
-        if self._learner is not None and weights is not None:
-            self._learner.fold(weights)
+        if self._exchange is not None and weights is not None:
+            self._exchange.fold(weights, ahead=self._step > 0)
         self._base_version = version
         self._leases.extend(leases)
 
@@ -100,8 +112,11 @@ class LocalWorker:
 
     @property
     def done(self) -> bool:
-        """Whether the first lease is trained and waits to be pushed."""
-        return bool(self._leases) and self._step == self._leases[0].num_steps(self._batch_size)
+        """Whether the first lease is trained, as far as its time allows, and waits to be pushed."""
+        if not self._leases or not self._step:
+            return False
+        lease, typical_s = self._leases[0], self._busy_s / self._step
+        return self._step == lease.num_steps(self._batch_size) or self._busy_s + typical_s / 2 > lease.span_s
 
     @property
     def next_size(self) -> int:
@@ -143,17 +158,18 @@ class LocalWorker:
             DivergedError: some weight is no longer finite; naming the step.
         """
         assert self.done
-        lease, size = self._leases[0], len(self._leases[0].indices)
+        lease, (size, _) = self._leases[0], self._bounds()
         self._sequence += 1
         finished = Finished(
             sequence=self._sequence,
             lease=lease.id,
             base_version=self._base_version,
             steps=self._step,
+            samples=size,
             busy_s=self._busy_s,
             loss=self._loss / size,
             accuracy=self._quality(size),
-            delta=self._difference(),
+            delta=self._outgoing(),
         )
         self._leases.popleft()
         self._begin()
@@ -173,9 +189,9 @@ class LocalWorker:
         start, stop = lease.progress
         return start + (stop - start) * (self._step + 0.5) / lease.num_steps(self._batch_size)
 
-    def _difference(self) -> Vector | None:
+    def _outgoing(self) -> Vector | None:
         try:
-            return self._learner.difference() if self._learner else None
+            return self._exchange.push() if self._exchange else None
         except DivergedError as error:
             raise DivergedError(f"{error}, after local step {self._steps_total}") from None
 

@@ -6,6 +6,7 @@ random number or touches a file, so one sequence of events always gives the same
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +71,7 @@ class Setup:
     @property
     def leases_ahead(self) -> int:
         """Leases a worker holds beyond the one it trains, so that it need not wait for an answer."""
-        return int(self.exchange.overlap and not self.strategy.synchronous)
+        return int(self.exchange.overlap)
 
 
 class Coordinator:
@@ -84,11 +85,12 @@ class Coordinator:
     def __init__(self, setup: Setup, weights: Vector | None) -> None:
         self.setup = setup
         self.model = GlobalModel(setup.strategy, weights)
-        self.supply = Supply(setup.plan, setup.allocation)
+        self.supply = Supply(setup.plan, setup.allocation, timed=setup.strategy.timed)
         self.members = {worker: Member(worker) for worker in range(setup.num_workers)}
         self.tally = Tally()
         self.outcome: Outcome | None = None
         self.reason = ""
+        self._rounds: deque[set[int]] = deque()  # leases of the round under way, and of the one drawn ahead
         self._milestones = Milestones(setup.evaluation, setup.checkpoint, setup.plan.num_samples)
         self._first_join_s: float | None = None
         self._evaluated_version = self._measured_version = 0  # evaluation ordered, and its result received
@@ -159,7 +161,7 @@ class Coordinator:
             return [Refuse(push.worker, push.incarnation, "its leases went to others while it was silent")]
         if push.sequence <= member.sequence:
             return []
-        lease = self.supply.commit(push.lease)
+        lease = self.supply.commit(push.lease, push.samples)
         member.note(push, lease, self.model.version, now)
         self.tally.note(lease, push.busy_s, self.setup.vector_bytes)
         self.model.add(Contribution(push.worker, push.delta, push.base_version, lease.size, push.accuracy))
@@ -200,7 +202,7 @@ class Coordinator:
         """Complete the round, grant leases to whoever waits, and end when every sample is committed."""
         if not self._started(now):
             return []
-        if self.model.synchronous and self.supply.ledger.outstanding():
+        if self.model.synchronous and not self._round_over():
             return []
         if self.model.waiting:
             self._merge()
@@ -210,6 +212,15 @@ class Coordinator:
         leases = by_worker(self._draw(waiting))
         answered = [member for member in waiting if self.supply.held(member.worker)]
         return [self._send(member, leases.get(member.worker, []), now) for member in answered]
+
+    def _round_over(self) -> bool:
+        """Whether nobody is awaited any more in the round under way; the next one begins then."""
+        open_ = {lease.id for lease in self.supply.ledger.outstanding()}
+        if self._rounds and self._rounds[0] & open_:
+            return False
+        while self._rounds and not self._rounds[0] & open_:
+            self._rounds.popleft()
+        return True
 
     def _started(self, now: float) -> bool:
         """Whether training has begun: once all workers have joined, or have been waited for long enough."""
@@ -225,9 +236,17 @@ class Coordinator:
         for depth in range(1 + self.setup.leases_ahead):
             short = {m.worker: m.incarnation for m in members if len(self.supply.held(m.worker)) <= depth}
             turns = [short] if self.model.synchronous else [{worker: life} for worker, life in short.items()]
-            for turn in turns:
-                leases += self.supply.draw(turn, self.speeds())
+            drawn = [lease for turn in turns for lease in self.supply.draw(turn, self.speeds())]
+            if self.model.synchronous and drawn:
+                self._join_round(depth, drawn)
+            leases += drawn
         return leases
+
+    def _join_round(self, depth: int, leases: list[Lease]) -> None:
+        """Await these leases in the round under way, or in one after it."""
+        while len(self._rounds) <= depth:
+            self._rounds.append(set())
+        self._rounds[depth].update(lease.id for lease in leases)
 
     def _send(self, member: Member, leases: list[Lease], now: float) -> Send:
         member.heard_s = now

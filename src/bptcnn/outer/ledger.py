@@ -9,7 +9,8 @@ are the independent proof.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,7 @@ class Ledger:
         owner: int,
         count: int,
         progress: tuple[float, float] = (0.0, 0.0),
+        span_s: float = inf,
     ) -> Lease:
         """Lease the next samples of a pool to a worker.
 
@@ -117,6 +119,7 @@ class Ledger:
             owner: the pool's owner.
             count: how many; at least 1, at most what is available.
             progress: see ``Lease.progress``.
+            span_s: see ``Lease.span_s``.
 
         Returns:
             The lease, outstanding until committed or given back.
@@ -128,23 +131,29 @@ class Ledger:
             self._pools[epoch, owner] = rest
         else:
             del self._pools[epoch, owner]
-        lease = Lease(self._next_id, worker, incarnation, epoch, owner, taken, progress)
+        lease = Lease(self._next_id, worker, incarnation, epoch, owner, taken, progress, span_s)
         self._next_id += 1
         self._leases[lease.id] = lease
         self._held.setdefault(worker, {})[lease.id] = lease
         self.issued += count
         return lease
 
-    def commit(self, lease_id: int) -> Lease:
-        """Count a lease's samples as trained.
+    def commit(self, lease_id: int, count: int | None = None) -> Lease:
+        """Count a lease's samples as trained, all or the first ones; the others go back to the head of their pool.
 
         Args:
             lease_id: an outstanding lease.
+            count: how many, from 1 to all; None for all.
 
         Returns:
-            The lease, now closed.
+            What was committed of the lease, which is closed now.
         """
         lease = self._close(lease_id)
+        if count is not None and count < lease.size:
+            rest = lease.indices[count:]
+            self._put(lease.epoch, lease.owner, rest, first=True)
+            self.returned += len(rest)
+            lease = replace(lease, indices=lease.indices[:count])
         self._committed[lease.indices] += 1
         self.committed += lease.size
         return lease

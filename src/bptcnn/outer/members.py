@@ -97,7 +97,9 @@ class Member:
             now: the engine's clock, seconds.
         """
         assert self.pace is not None
-        self.pace.observe(size=lease.size, busy_s=push.busy_s, interval_s=now - self.heard_s)
+        # A lease drawn ahead is trained, in part or whole, before the answer that the interval counts from.
+        interval_s = max(push.busy_s, now - self.heard_s)
+        self.pace.observe(size=lease.size, busy_s=push.busy_s, interval_s=interval_s)
         self.sequence, self.heard_s, self.awaiting = push.sequence, now, True
         record = self.record
         record.samples += lease.size
@@ -129,7 +131,8 @@ class Member:
         if started_s is None or self.pace is None or not self.expected(started_s):
             return None
         if self.present:
-            return self.heard_s + self.pace.patience_s(held[0].size, faults) if held else None
+            owes = bool(held) and not self.awaiting  # who has pushed waits for us
+            return self.heard_s + self.pace.patience_s(held[0].size, faults) if owes else None
         return max(self.heard_s, started_s) + faults.join_s
 
     def state(self, *, holds: bool, started: bool, over: bool) -> State:

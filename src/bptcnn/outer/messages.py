@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -27,6 +28,7 @@ class Lease:
         indices: int64 [n], indices into the training set.
         progress: expected fraction of the whole run committed when this lease starts and when it ends; the
             learning-rate schedule interpolates between the two.
+        span_s: seconds to train for at most; what is not trained by then goes back to its pool.
     """
 
     id: int
@@ -36,6 +38,7 @@ class Lease:
     owner: int
     indices: npt.NDArray[np.int64]
     progress: tuple[float, float]
+    span_s: float = inf
 
     @property
     def size(self) -> int:
@@ -65,6 +68,7 @@ class Pushed:
         lease: id of the finished lease.
         base_version: the global version that the difference was trained from.
         steps: local steps taken.
+        samples: how many of the lease they covered, the first ones; all of them unless its time ran out.
         busy_s: seconds spent in them.
         loss: mean training loss over the lease.
         accuracy: Q, the accuracy of the local network over the lease, 0 to 1.
@@ -77,6 +81,7 @@ class Pushed:
     lease: int
     base_version: int
     steps: int
+    samples: int
     busy_s: float
     loss: float
     accuracy: float

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import inf
 from typing import Any
 
 from bptcnn.outer.allocation import Allocation, Grant, Plan
@@ -17,9 +20,11 @@ class Supply:
     Args:
         plan: sizes, cadence and seed of the data.
         allocation: how data is dealt.
+        timed: whether leases end by the clock.
     """
 
-    def __init__(self, plan: Plan, allocation: Allocation) -> None:
+    def __init__(self, plan: Plan, allocation: Allocation, *, timed: bool = False) -> None:
+        self._timed = timed
         self.plan = plan
         self.ledger = Ledger(plan.num_samples)
         self._allocator = allocation.start(plan)
@@ -37,16 +42,17 @@ class Supply:
         """A worker takes part for the first time."""
         self._allocator.join(worker)
 
-    def commit(self, lease_id: int) -> Lease:
-        """Count a lease as trained.
+    def commit(self, lease_id: int, count: int) -> Lease:
+        """Count a lease, or the part of it that there was time for, as trained.
 
         Args:
             lease_id: an open lease.
+            count: samples trained, the first ones of the lease.
 
         Returns:
-            The lease, now closed.
+            What was trained; the lease is closed.
         """
-        lease = self.ledger.commit(lease_id)
+        lease = self.ledger.commit(lease_id, count)
         self._allocator.measured(lease.worker)
         return lease
 
@@ -69,6 +75,9 @@ class Supply:
     def draw(self, incarnations: Mapping[int, int], speeds: Mapping[int, float]) -> list[Lease]:
         """Lease to these workers, together, what the allocation gives them next.
 
+        A timed lease lasts as long as the allocation's part of the data would take at the speed measured so far, and
+        holds more than that, where there is more, for a worker that turns out to be faster.
+
         Args:
             incarnations: the life of each worker that draws.
             speeds: samples/s of every worker that takes part.
@@ -78,9 +87,22 @@ class Supply:
         """
         grants = self._allocator.next(list(incarnations), self.ledger, speeds) if incarnations else {}
         part = shares(speeds)
-        return [self._lease(worker, incarnations[worker], grant, part[worker]) for worker, grant in grants.items()]
+        spans = {worker: grant.count / speeds[worker] if self._timed else inf for worker, grant in grants.items()}
+        sizes = self._with_spare(grants) if self._timed else {worker: grant.count for worker, grant in grants.items()}
+        return [
+            self._lease(worker, incarnations[worker], replace(grant, count=sizes[worker]), part[worker], spans[worker])
+            for worker, grant in grants.items()
+        ]
 
-    def _lease(self, worker: int, incarnation: int, grant: Grant, share: float) -> Lease:
+    def _with_spare(self, grants: Mapping[int, Grant]) -> dict[int, int]:
+        """Up to twice what was granted, out of what nobody was granted."""
+        wanted: Counter[tuple[int, int]] = Counter()
+        for grant in grants.values():
+            wanted[grant.epoch, grant.owner] += grant.count
+        room = {pool: min(2.0, self.ledger.available(*pool) / count) for pool, count in wanted.items()}
+        return {worker: int(grant.count * room[grant.epoch, grant.owner]) for worker, grant in grants.items()}
+
+    def _lease(self, worker: int, incarnation: int, grant: Grant, share: float, span_s: float) -> Lease:
         """Draw a lease and foresee which part of the run it spans: all workers advance while this one trains."""
         before = sum(lease.size for lease in self.held(worker))
         start = self.ledger.committed + before / share
@@ -91,6 +113,7 @@ class Supply:
             owner=grant.owner,
             count=grant.count,
             progress=(self._fraction(start), self._fraction(start + grant.count / share)),
+            span_s=span_s,
         )
 
     def _fraction(self, committed: float) -> float:

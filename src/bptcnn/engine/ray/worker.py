@@ -105,7 +105,6 @@ class WorkerActor:
 
     def _train(self, speed: float) -> Answer:
         """The life of one incarnation; returns what ended it."""
-        self._learner.forget()
         local = self._job.local_worker(self._learner)
         call: Future[Answer] | None = self._ask("join", self._worker, speed)
         incarnation = 0

@@ -23,7 +23,7 @@ from bptcnn.engine.virtual.trace import Speeds, steady
 from bptcnn.engine.virtual.wires import Wires
 from bptcnn.errors import DivergedError
 from bptcnn.folder import RunFolder
-from bptcnn.inner import LocalWorker, accuracy_of
+from bptcnn.inner import accuracy_of
 from bptcnn.inner.machine.devices import Device, device_named
 from bptcnn.models import FlatModel
 from bptcnn.outer.messages import (
@@ -226,11 +226,7 @@ class Simulation:
         if not self._timing_only:
             learner = self._job.learner(self._job.network(), device=device_named(self._device, worker))
 
-        def make_local() -> LocalWorker:
-            if learner is not None:
-                learner.forget()
-            return self._job.local_worker(learner)
-
+        make_local = partial(self._job.local_worker, learner)
         speed = self._traces(worker, self._speeds[worker])
         self._processes[worker] = Process(worker, speed, self._clock, self._wires, make_local)
 

@@ -21,7 +21,8 @@ class ExchangeConfig(Section):
     ``"epoch"``: one exchange per pass of a worker over its data."""
 
     overlap: bool = True
-    """Train on while push and pull travel (asynchronous rules only)."""
+    """Train on while push and pull travel, and, in a round, while others are still at it; what an answer changes is
+    then folded in one lease later."""
 
     @field_validator("every", mode="before")
     @classmethod

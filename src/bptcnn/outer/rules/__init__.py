@@ -9,24 +9,29 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from bptcnn.outer.rules.agwu import Agwu
+from bptcnn.outer.rules.anytime import Anytime
 from bptcnn.outer.rules.async_local_sgd import AsyncLocalSgd
 from bptcnn.outer.rules.base import Contribution, Memory, Peer, UpdateRule
 from bptcnn.outer.rules.combine import combine
 from bptcnn.outer.rules.diloco import Diloco
 from bptcnn.outer.rules.downpour import Downpour
+from bptcnn.outer.rules.easgd import Eamsgd, Easgd
 from bptcnn.outer.rules.local_sgd import LocalSgd
 from bptcnn.outer.rules.sgwu import Sgwu
 
-AnyRule: TypeAlias = Agwu | AsyncLocalSgd | Diloco | Downpour | LocalSgd | Sgwu
+AnyRule: TypeAlias = Agwu | Anytime | AsyncLocalSgd | Diloco | Downpour | Eamsgd | Easgd | LocalSgd | Sgwu
 
 Strategy: TypeAlias = Annotated[AnyRule, Field(discriminator="name")]
 """Any update rule; its ``name`` says which."""
 
 RULES: dict[str, type[AnyRule]] = {
     "agwu": Agwu,
+    "anytime": Anytime,
     "async-local-sgd": AsyncLocalSgd,
     "diloco": Diloco,
     "downpour": Downpour,
+    "eamsgd": Eamsgd,
+    "easgd": Easgd,
     "local-sgd": LocalSgd,
     "sgwu": Sgwu,
 }
@@ -35,10 +40,13 @@ RULES: dict[str, type[AnyRule]] = {
 __all__ = [
     "RULES",
     "Agwu",
+    "Anytime",
     "AsyncLocalSgd",
     "Contribution",
     "Diloco",
     "Downpour",
+    "Eamsgd",
+    "Easgd",
     "LocalSgd",
     "Memory",
     "Peer",

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
+from typing_extensions import Self
+
 from bptcnn.outer.messages import Vector
 from bptcnn.outer.rules.combine import combine
 from bptcnn.section import Section
@@ -36,7 +38,8 @@ class Contribution:
 
     Attributes:
         worker: who pushed.
-        delta: local minus base weights, float32 [num_weights]; None when only timing is simulated.
+        delta: what the rule lets workers push, as a rule local minus base weights, float32 [num_weights]; None when
+            only timing is simulated.
         base_version: k, the global version it was trained from.
         num_samples: samples trained.
         accuracy: Q, 0 to 1.
@@ -71,10 +74,13 @@ class UpdateRule(Section, ABC):
     """Settings and pure functions of one update rule.
 
     A subclass sets ``name`` and implements ``scales``, and ``move`` if there is more to it than a sum; it is
-    synchronous if a merge waits for all workers.
+    synchronous if a merge waits for all workers. What workers do differently from others is in ``outgoing`` and
+    ``correction``.
     """
 
     synchronous: ClassVar[bool] = False
+    timed: ClassVar[bool] = False
+    """Whether a lease ends by the clock, after the time that it should take."""
 
     accuracy_from: AccuracySource = "training"
     """Where Q is measured: over the training batches of the lease, or on a held-out subset shared by all workers."""
@@ -135,3 +141,56 @@ class UpdateRule(Section, ABC):
             W(i) in memory of its own, and what to remember.
         """
         return combine(weights, scales, deltas), memory
+
+    # ------------------------------------------------------------------------------- the worker's half
+
+    def settled(self, num_workers: int) -> Self:
+        """The rule with what it leaves to the number of workers filled in.
+
+        Args:
+            num_workers: m, at least 1.
+
+        Returns:
+            Itself, if there is no such setting.
+        """
+        return self
+
+    @property
+    def keeps_local(self) -> bool:
+        """Whether a worker's weights stay its own, rather than become the global ones with each answer."""
+        return False
+
+    @property
+    def local_momentum(self) -> float | None:
+        """The momentum that the rule prescribes to the workers' optimizer; None to leave it as it is configured."""
+        return None
+
+    def outgoing(self, local: Vector, base: Vector) -> Vector:
+        """What a worker pushes: by default the difference that it made, ``W_j - W(k)``.
+
+        Args:
+            local: W_j, float32 [num_weights]; not to be written to.
+            base: W(k), the global weights that it received last; not to be written to.
+
+        Returns:
+            float32 [num_weights], in memory of its own.
+        """
+        return local - base
+
+    def correction(self, base: Vector, pushed: Vector, weights: Vector) -> Vector:
+        """What the answer to a push adds to the local weights, which may have moved on since.
+
+        Maths: ``W(i) - W(k) - pushed`` by default, so that the worker goes on from W(i), keeping what it has learned
+        since the push.
+
+        Args:
+            base: W(k), float32 [num_weights]; none of the three is to be written to.
+            pushed: what ``outgoing`` returned.
+            weights: W(i), the global weights in the answer.
+
+        Returns:
+            float32 [num_weights], in memory of its own.
+        """
+        added: Vector = weights - base
+        added -= pushed
+        return added

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import Field
 
 from bptcnn.outer.messages import Vector
-from bptcnn.outer.rules.base import Contribution, Memory, Peer, UpdateRule
+from bptcnn.outer.rules.base import Memory
 from bptcnn.outer.rules.combine import combine, total
-from bptcnn.outer.rules.local_sgd import Weighting, parts
+from bptcnn.outer.rules.local_sgd import Averaging
 
 
-class Diloco(UpdateRule):
+class Diloco(Averaging):
     """When all have pushed, take their mean difference as a gradient and make a step of SGD with Nesterov's momentum.
 
     Maths, with ``D`` the mean of the differences::
@@ -28,8 +28,6 @@ class Diloco(UpdateRule):
         (0.7, 0.9)
     """
 
-    synchronous: ClassVar[bool] = True
-
     name: Literal["diloco"] = "diloco"
     """Selects this rule."""
 
@@ -38,13 +36,6 @@ class Diloco(UpdateRule):
 
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """b, the outer momentum."""
-
-    weighting: Weighting = "samples"
-    """How the mean is taken; see ``local-sgd``."""
-
-    def scales(self, contributions: Sequence[Contribution], peers: Mapping[int, Peer], version: int) -> list[float]:
-        """Each one's part of the mean difference (see ``UpdateRule.scales``)."""
-        return parts(contributions, self.weighting)
 
     def move(
         self, weights: Vector, scales: Sequence[float], deltas: Sequence[Vector], version: int, memory: Memory

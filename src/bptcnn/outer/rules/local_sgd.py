@@ -10,7 +10,20 @@ from bptcnn.outer.rules.base import Contribution, Peer, UpdateRule
 Weighting = Literal["samples", "equal"]
 
 
-class LocalSgd(UpdateRule):
+class Averaging(UpdateRule):
+    """What rules have in common that average a round: ``W(i) = W(i-1) + sum_j part_j (W_j - W(i-1))``."""
+
+    synchronous: ClassVar[bool] = True
+
+    weighting: Weighting = "samples"
+    """``samples``: n_j / sum n; ``equal``: 1/m, which favours the data of slow workers."""
+
+    def scales(self, contributions: Sequence[Contribution], peers: Mapping[int, Peer], version: int) -> list[float]:
+        """``n_j / sum n``, or ``1 / m`` (see ``UpdateRule.scales``)."""
+        return parts(contributions, self.weighting)
+
+
+class LocalSgd(Averaging):
     """When all have pushed, average what they learned, by default in proportion to the samples they learned it from.
 
     Maths: ``W(i) = W(i-1) + sum_j (n_j / sum n) (W_j - W(i-1))``. With one local step a round, shares by speed and
@@ -22,17 +35,8 @@ class LocalSgd(UpdateRule):
         [0.75, 0.25]
     """
 
-    synchronous: ClassVar[bool] = True
-
     name: Literal["local-sgd"] = "local-sgd"
     """Selects this rule."""
-
-    weighting: Weighting = "samples"
-    """``samples``: n_j / sum n; ``equal``: 1/m, which favours the data of slow workers."""
-
-    def scales(self, contributions: Sequence[Contribution], peers: Mapping[int, Peer], version: int) -> list[float]:
-        """``n_j / sum n``, or ``1 / m`` (see ``UpdateRule.scales``)."""
-        return parts(contributions, self.weighting)
 
 
 def parts(contributions: Sequence[Contribution], weighting: Weighting) -> list[float]:
