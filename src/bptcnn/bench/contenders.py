@@ -33,7 +33,8 @@ CONTENDERS: Mapping[str, Settings] = {
     "agwu": {**_DYNAMIC, "strategy.name": "agwu"},
     "async-local-sgd": {**_DYNAMIC, "strategy.name": "async-local-sgd"},
     "downpour": {**_DYNAMIC, "strategy.name": "downpour", "strategy.rate": 0.25},
-    "easgd": {**_DYNAMIC, "strategy.name": "easgd"},
+    # With momentum on the workers it would be EAMSGD.
+    "easgd": {**_DYNAMIC, "strategy.name": "easgd", "optimizer.momentum": 0.0},
     "eamsgd": {**_DYNAMIC, "strategy.name": "eamsgd", "strategy.momentum": 0.9},
 }
 """Settings of each contender by dotted key; what tuned.toml says of it comes on top."""
