@@ -41,7 +41,7 @@ CONTENDERS: Mapping[str, Settings] = {
 
 ALL = "all"
 OTHERS = "others"
-"""The entry of tuned.toml for contenders without one of their own."""
+"""The entry of tuned.toml for what a contender's own one leaves open."""
 
 ONE_WORKER: Settings = {**_DYNAMIC, "strategy.name": "local-sgd", "exchange.overlap": False}
 """Of the ideal. The mean over one worker is what that worker learned: plain SGD, whatever the cadence."""
