@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: help install demo test lint bench-exchange bench-inner
+.PHONY: help install demo test lint bench-exchange bench-inner bench-rules
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 22
@@ -26,6 +26,10 @@ bench-exchange: .venv/installed  ## time push, merge and pull; writes a record i
 
 bench-inner: .venv/installed-bench  ## time a training step against PyTorch, TensorFlow and JAX; writes a record, too
 	$(BIN)/python benchmarks/inner.py --scaling --disturbed
+
+bench-rules: .venv/installed  ## time to accuracy of all update rules on unequal workers (hours); writes a record, too
+	$(BIN)/bptcnn bench rules --level HL1,HL2,HL4,HL8 --rules all --out runs/rules
+	$(BIN)/python benchmarks/rules.py runs/rules
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \

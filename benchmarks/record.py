@@ -71,15 +71,28 @@ def write(
     Returns:
         The file.
     """
-    now = datetime.now(timezone.utc)
-    record = {
-        "benchmark": name,
-        "date": now.isoformat(timespec="seconds"),
+    content = {
         "settings": dict(settings),
         "versions": versions(),
         "machine": machine() | {"load_before": round(load_before, 2)},
         "series": {key: _plain(one) for key, one in series.items()},
     }
+    return file(folder, name, content)
+
+
+def file(folder: Path, name: str, content: Mapping[str, Any]) -> Path:
+    """Date a record and put it into a file of its own.
+
+    Args:
+        folder: is made if need be.
+        name: of the benchmark.
+        content: JSON values, all but name and date.
+
+    Returns:
+        The file.
+    """
+    now = datetime.now(timezone.utc)
+    record = {"benchmark": name, "date": now.isoformat(timespec="seconds"), **content}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{now:%Y-%m-%d-%H%M%S}.json"
     part = path.with_suffix(".part")

@@ -185,10 +185,13 @@ def test_resume_goes_with_neither_recipe_nor_out(engines: Engines, complaint: Ca
 
 
 def test_simulate_adds_link_and_faults(engines: Engines) -> None:
-    assert main(["simulate", "--link", "100Mbit", "--faults", "kill:1@5", "--timing-only", "--out", "x"]) == 0
+    assert (
+        main(["simulate", "--link", "100Mbit", "--faults", "kill:1@5", "--trace", "7", "--timing-only", "--out", "x"])
+        == 0
+    )
     [(name, _, options)] = engines.calls
     assert name == "simulate"
-    assert options == {"out": Path("x"), "link": "100Mbit", "faults": "kill:1@5", "timing_only": True}
+    assert options == {"out": Path("x"), "link": "100Mbit", "faults": "kill:1@5", "trace": 7, "timing_only": True}
 
 
 def test_a_run_ends_with_its_result(engines: Engines, capsys: pytest.CaptureFixture[str]) -> None:

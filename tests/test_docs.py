@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 from collections.abc import Iterator
@@ -56,8 +57,12 @@ def test_every_command_and_flag_in_the_documents_exists() -> None:
     for line in found:
         _, name, *words = line.split()
         assert name in commands, line
+        command = commands[name]
+        if hasattr(command, "commands"):  # a group
+            assert words[0] in command.commands, line
+            command = command.commands[words[0]]
         flags = {word.split("=")[0] for word in words if word.startswith("--")}
-        assert flags <= options(commands[name]), line
+        assert flags <= options(command), line
 
 
 def test_every_setting_in_a_command_line_exists() -> None:
@@ -80,4 +85,30 @@ def test_every_link_leads_somewhere() -> None:
 def test_every_rule_and_allocation_is_documented() -> None:
     readme = (ROOT / "README.md").read_text()
     assert all(f"`{name}`" in readme for name in (*RULES, *ALLOCATIONS))
-    assert {path.stem for path in (ROOT / "docs" / "rules").glob("*.md")} == set(RULES)
+    assert {path.stem for path in (ROOT / "docs" / "rules").glob("*.md")} - {"README"} == set(RULES)
+
+
+def test_the_table_of_the_rules_is_up_to_date() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "rules" / "table.py"))["page"]()
+    remedy = "run: python docs/rules/table.py > docs/rules/README.md"
+    assert (ROOT / "docs" / "rules" / "README.md").read_text() == page, remedy
+
+
+def test_the_table_shows_the_last_record_of_each_protocol(tmp_path: Path) -> None:
+    protocol = {
+        "data": "d",
+        "model": "m",
+        "target": 0.9,
+        "epochs": 5,
+        "link": "free",
+        "trace": None,
+        "engine": "virtual",
+    }
+    for date, link, ratio in (("01", "free", 1.5), ("02", "free", 1.25), ("03", "5ms", 2.0)):
+        row = {"rule": "agwu", "level": "HL8", "seed": 1, "seconds_to_target": 1, "ratio": ratio, "final_accuracy": 0.9}
+        record = {"settings": protocol | {"link": link}, "table": [row]}
+        (tmp_path / f"rules-{date}.json").write_text(json.dumps(record))
+    page = runpy.run_path(str(ROOT / "docs" / "rules" / "table.py"))["page"](tmp_path)
+    assert re.findall(r"\| `agwu` \| ([\d.]+) \|", page) == ["1.25", "2.00"]
+    assert "`rules-02.json`" in page
+    assert "no record" not in page

@@ -35,16 +35,19 @@ LEVELS = {
     "report": 6,
     "launch": 7,
     "api": 8,
-    "cli": 9,
-    "__init__": 10,
-    "__main__": 10,
+    "bench": 9,
+    "cli": 10,
+    "__init__": 11,
+    "__main__": 11,
 }
 IMPURE = {
     *("asyncio", "multiprocessing", "os", "pathlib", "random", "ray", "secrets", "shutil", "signal", "socket"),
     *("subprocess", "tempfile", "threading", "time", "torch.distributed"),
 }
-# What Python's protocols and typer ask for; a connection error is mapped to ours where the retries end.
-RAISED_BESIDE_OURS = {"AttributeError", "ConnectionError", "NotImplementedError", "StopIteration", "typer.Exit"}
+# What Python's protocols and typer ask for, and Ctrl-C; a connection error is mapped to ours where the retries end.
+RAISED_BESIDE_OURS = {
+    *("AttributeError", "ConnectionError", "KeyboardInterrupt", "NotImplementedError", "StopIteration", "typer.Exit"),
+}
 MAX_LINES = 300
 
 
@@ -91,9 +94,11 @@ def imports(module: Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def classes() -> Iterator[tuple[Module, ast.ClassDef]]:
-    for module in modules():
-        yield from ((module, node) for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef))
+@cache
+def classes() -> tuple[tuple[Module, ast.ClassDef], ...]:
+    return tuple(
+        (module, node) for module in modules() for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef)
+    )
 
 
 def public_functions() -> Iterator[Function]:

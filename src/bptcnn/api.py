@@ -8,7 +8,7 @@ from typing import Any
 
 from bptcnn.config import RunConfig
 from bptcnn.engine.observer import Observer
-from bptcnn.engine.virtual import FaultPlan, Link, Simulation
+from bptcnn.engine.virtual import FaultPlan, Link, Simulation, Speeds, changing, steady
 from bptcnn.folder import RunFolder
 from bptcnn.launch import Data, Model, Run, Silent, Task, stored
 
@@ -64,6 +64,7 @@ def simulate(
     out: str | Path | None = None,
     link: str = "free",
     faults: str = "",
+    trace: int | Speeds | None = None,
     timing_only: bool = False,
     observer: Observer | None = None,
 ) -> Run:
@@ -76,6 +77,8 @@ def simulate(
         out: as for ``train``.
         link: network of each worker, such as ``100Mbit,5ms``; ``free`` for none.
         faults: what goes wrong, such as ``kill:1@5,freeze:2@8+3`` or ``random:7``, in virtual seconds.
+        trace: seed of speeds that change every few virtual seconds by up to 4x, or what each worker's speed is over
+            time; None for steady ones.
         timing_only: leave the arithmetic out: no accuracy, but thousands of times faster.
         observer: is told how the run goes.
 
@@ -99,10 +102,12 @@ def simulate(
     horizon_s = len(task.job.train) * task.job.config.epochs / sum(speeds)
     plan = FaultPlan.parse(faults, num_workers=workers.count, horizon_s=horizon_s)
     network = Link.parse(link)
+    traces = trace if callable(trace) else steady if trace is None else changing(trace)
     folder = task.folder(out)
     watcher = observer or Silent()
     return task.carry_out(
-        folder, lambda: Simulation(task.job, folder, watcher, network, plan, timing_only=timing_only).run()
+        folder,
+        lambda: Simulation(task.job, folder, watcher, network, plan, timing_only=timing_only, traces=traces).run(),
     )
 
 

@@ -34,6 +34,25 @@ def test_merge_against_copy(tmp_path: Path) -> None:
     assert [one["n"] for one in record["series"].values()] == [4, 4, 4]
 
 
+def test_rules_gathers_folders_of_one_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, level in (("one", "HL1"), ("two", "HL8")):
+        (tmp_path / name).mkdir()
+        protocol = {"data": "digits", "data_dir": name, "target": 0.9}
+        run_row = {"rule": "agwu", "level": level, "settings": {"batch_size": 8, "epochs": 3}}
+        (tmp_path / name / "runs.json").write_text(
+            json.dumps({"protocol": protocol, "versions": {}, "runs": [run_row]})
+        )
+        (tmp_path / name / "table.json").write_text(json.dumps([{"rule": "agwu", "level": level, "ratio": 1.5}]))
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    monkeypatch.setattr(sys, "argv", ["rules.py", "--out", str(tmp_path), str(tmp_path / "one"), str(tmp_path / "two")])
+    runpy.run_path(str(ROOT / "benchmarks" / "rules.py"), run_name="__main__")
+    [record] = [json.loads(path.read_text()) for path in tmp_path.glob("rules-*.json")]
+    assert record["benchmark"] == "rules"
+    assert record["settings"] == {"data": "digits", "target": 0.9}
+    assert [row["level"] for row in record["table"]] == ["HL1", "HL8"]
+    assert record["contenders"] == {"HL1: agwu": {"batch_size": 8}, "HL8: agwu": {"batch_size": 8}}
+
+
 @pytest.mark.real
 def test_exchange_takes_every_part_of_every_exchange(tmp_path: Path) -> None:
     series = run("exchange", tmp_path, "--samples", "5", "--weights", "25000")["series"]

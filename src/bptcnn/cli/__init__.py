@@ -1,4 +1,4 @@
-"""The command line: ``bptcnn train``, ``bptcnn simulate``, ``bptcnn inspect``, ``bptcnn plan``.
+"""The command line: ``bptcnn train``, ``bptcnn simulate``, ``bptcnn inspect``, ``bptcnn plan``, ``bptcnn bench``.
 
 Exit codes: 0 done; 2 the request cannot be carried out, with one sentence on stderr; 130 interrupted.
 PyTorch and Ray are imported inside the commands, so that ``--help`` answers at once.
@@ -14,6 +14,7 @@ from typing import Annotated, cast
 import typer
 
 from bptcnn import __version__
+from bptcnn.cli.bench import bench
 from bptcnn.cli.inspect import inspect
 from bptcnn.cli.plan import plan
 from bptcnn.cli.simulate import simulate
@@ -39,6 +40,7 @@ app.command()(train)
 app.command()(simulate)
 app.command()(inspect)
 app.command()(plan)
+app.add_typer(bench, name="bench")
 
 
 @app.callback(invoke_without_command=True)

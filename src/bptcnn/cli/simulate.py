@@ -24,6 +24,9 @@ def simulate(
     faults: Annotated[
         str, typer.Option("--faults", metavar="PLAN", help="What goes wrong, as in kill:1@5,freeze:2@8+3.")
     ] = "",
+    trace: Annotated[
+        int | None, typer.Option("--trace", metavar="SEED", min=0, help="Speeds change every few seconds, up to 4x.")
+    ] = None,
     timing_only: Annotated[bool, typer.Option("--timing-only", help="Who waits for whom, without training.")] = False,
     overrides: Mapping[str, object],
 ) -> None:
@@ -32,5 +35,7 @@ def simulate(
     from bptcnn import api
 
     with view(virtual=True) as observer:
-        run = api.simulate(config, out=out, link=link, faults=faults, timing_only=timing_only, observer=observer)
+        run = api.simulate(
+            config, out=out, link=link, faults=faults, trace=trace, timing_only=timing_only, observer=observer
+        )
     conclude(run)

@@ -10,7 +10,7 @@ from bptcnn import checkpoint
 from bptcnn.engine.journal import Journal
 from bptcnn.outer import coordination
 from bptcnn.outer.coordinator import Coordinator, Setup
-from bptcnn.outer.messages import Command, Event, SaveCheckpoint, Vector
+from bptcnn.outer.messages import Command, Evaluated, Event, SaveCheckpoint, StopRequested, Vector
 from bptcnn.outer.status import Status
 
 Save = Callable[[dict[str, Any]], None]
@@ -18,6 +18,8 @@ Save = Callable[[dict[str, Any]], None]
 
 class Server:
     """Journals each event, lets the coordinator decide, saves when told to, and hands the other commands out.
+
+    An evaluation that reaches the target is followed by the request to stop.
 
     Args:
         coordinator: decides.
@@ -49,7 +51,14 @@ class Server:
             if isinstance(command, SaveCheckpoint):
                 self._journal.flush()  # the journal on disk reaches at least as far as any checkpoint
                 self._save(self.coordinator.snapshot(now))
-        return [command for command in commands if not isinstance(command, SaveCheckpoint)]
+        commands = [command for command in commands if not isinstance(command, SaveCheckpoint)]
+        if isinstance(event, Evaluated) and self._ends_with(event):
+            commands += self.handle(StopRequested("finished", "the target accuracy is reached"), now)
+        return commands
+
+    def _ends_with(self, event: Evaluated) -> bool:
+        target = self.coordinator.setup.evaluation.target
+        return target is not None and event.accuracy >= target and self.coordinator.outcome is None
 
     def status(self, now: float) -> Status:
         """The whole job at this moment."""

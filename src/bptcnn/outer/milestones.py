@@ -15,6 +15,9 @@ class EvaluationConfig(Section):
     every: float = Field(default=0.5, gt=0)
     """Epochs of committed samples between two test evaluations."""
 
+    target: float | None = Field(default=None, gt=0, le=1)
+    """Test accuracy at which the run ends; none: it goes on to its last epoch."""
+
     validation: int = Field(default=512, ge=1)
     """Training samples held out where a rule's ``accuracy_from`` is ``validation``."""
 

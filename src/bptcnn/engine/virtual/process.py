@@ -8,6 +8,7 @@ from typing import Protocol
 
 from bptcnn.engine.translate import pushed, reported, work
 from bptcnn.engine.virtual.clock import VirtualClock
+from bptcnn.engine.virtual.trace import SpeedTrace
 from bptcnn.errors import DivergedError
 from bptcnn.inner import LocalWorker, Parcel
 from bptcnn.outer.messages import Pushed, Reported, Send, WorkerJoined
@@ -55,7 +56,7 @@ class Process:
 
     Args:
         worker: its number.
-        samples_per_s: its speed.
+        speed: its speed over time.
         clock: the virtual clock.
         network: carries its messages.
         make_local: builds the worker's side of the exchange; called anew for each join.
@@ -69,7 +70,7 @@ class Process:
     def __init__(
         self,
         worker: int,
-        samples_per_s: float,
+        speed: SpeedTrace,
         clock: VirtualClock,
         network: Network,
         make_local: Callable[[], LocalWorker],
@@ -77,7 +78,7 @@ class Process:
         self.worker = worker
         self.alive = True
         self.frozen_until_s = 0.0
-        self._speed = samples_per_s
+        self._speed = speed
         self._clock = clock
         self._network = network
         self._make_local = make_local
@@ -93,7 +94,7 @@ class Process:
         self._in_flight = True
         self._answers: list[Send] = []
         self._parcels: list[Parcel] = []
-        self._network.join(self, WorkerJoined(self.worker, self._speed))
+        self._network.join(self, WorkerJoined(self.worker, self._speed.samples_per_s(self._clock.now)))
 
     def stop(self) -> None:
         """End; whatever is still under way for this process is lost."""
@@ -155,7 +156,8 @@ class Process:
     def _begin_step(self) -> None:
         self._stepping = True
         life, started_s = self.life, self._clock.now
-        self._clock.after(self._local.next_size / self._speed, lambda: self._end_step(life, started_s))
+        span_s = self._speed.duration_s(started_s, self._local.next_size)
+        self._clock.after(span_s, lambda: self._end_step(life, started_s))
 
     def _end_step(self, life: int, started_s: float) -> None:
         if not self.alive or life != self.life:

@@ -19,6 +19,7 @@ from bptcnn.engine.virtual.faults import Fault, FaultPlan
 from bptcnn.engine.virtual.interrupt import held_back
 from bptcnn.engine.virtual.link import Link
 from bptcnn.engine.virtual.process import Process
+from bptcnn.engine.virtual.trace import Speeds, steady
 from bptcnn.engine.virtual.wires import Wires
 from bptcnn.errors import DivergedError
 from bptcnn.folder import RunFolder
@@ -63,16 +64,25 @@ class Simulation:
         link: the network between each worker and the server.
         faults: what goes wrong, and when.
         timing_only: leave the arithmetic out.
+        traces: how each worker's speed changes.
 
     Raises:
         ConfigError: the device that the user asked for is not there.
     """
 
     def __init__(
-        self, job: Job, folder: RunFolder, observer: Observer, link: Link, faults: FaultPlan, *, timing_only: bool
+        self,
+        job: Job,
+        folder: RunFolder,
+        observer: Observer,
+        link: Link,
+        faults: FaultPlan,
+        *,
+        timing_only: bool,
+        traces: Speeds = steady,
     ) -> None:
         self._job, self._folder, self._observer = job, folder, observer
-        self._timing_only = timing_only
+        self._timing_only, self._traces = timing_only, traces
         # A GPU's sums have no fixed order, and its dropout is not seeded here: who wants that has to say so.
         asked = job.config.workers.device
         self._device: Device = "cpu" if timing_only or asked == "auto" else asked
@@ -226,7 +236,8 @@ class Simulation:
             learner = self._job.learner(self._job.network(), device=device_named(self._device, worker))
 
         make_local = partial(self._job.local_worker, learner)
-        self._processes[worker] = Process(worker, self._speeds[worker], self._clock, self._wires, make_local)
+        speed = self._traces(worker, self._speeds[worker])
+        self._processes[worker] = Process(worker, speed, self._clock, self._wires, make_local)
 
     def _restart_process(self, worker: int) -> None:
         """Start a process, unless it was ordered twice."""

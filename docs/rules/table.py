@@ -1,0 +1,87 @@
+"""Prints ``README.md`` of this folder: the cards of the rules, and what was measured of them.
+
+python docs/rules/table.py > docs/rules/README.md
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bptcnn.bench.contenders import CONTENDERS
+from bptcnn.bench.protocol import LEVELS
+from bptcnn.bench.table import markdown
+from bptcnn.outer.rules import RULES
+
+HERE = Path(__file__).parent
+RECORDS = HERE.parents[1] / "benchmarks" / "records"
+
+INTRODUCTION = f"""# Update rules
+
+Made from the source and the records by `python docs/rules/table.py > docs/rules/README.md`.
+
+Cards: {", ".join(f"[{name}]({name}.md)" for name in sorted(RULES))}.
+
+## Time to accuracy on unequal workers
+
+The time until test accuracy first reaches a target, over that of an ideal: one worker with the sum of all speeds, whose
+batch and rate are tuned for it. 1.00 is the ideal, smaller is better; medians over seeds, fastest contender first. A
+dash: half of the runs or more miss the target in their budget. The rate is constant after a warm-up, for all alike.
+
+The levels share 48 units of 80 samples/s among four workers:
+{", ".join(f"{level} {'/'.join(map(str, units))}" for level, units in LEVELS.items())}.
+A contender is a rule with its settings (`src/bptcnn/bench/contenders.py`); `allreduce-equal` and
+`allreduce-proportional` are synchronous SGD step by step, `default` is what `bptcnn train` does without being told.
+
+    make bench-rules                                        # all of it, hours; writes a record
+    bptcnn bench rules --level HL8 --rules agwu,local-sgd   # some of it; --help has the rest
+
+Times are virtual, the arithmetic is real; repeated runs are equal to the last bit.
+"""
+
+
+def page(records: Path = RECORDS) -> str:
+    """The whole page.
+
+    Args:
+        records: folder of the records.
+    """
+    found = [(path, json.loads(path.read_text())) for path in sorted(records.glob("rules-*.json"))]
+    parts = [INTRODUCTION, *(section(path.name, record) for path, record in latest(found))]
+    if not found:
+        names = ", ".join(f"`{name}`" for name in CONTENDERS)
+        parts.append(f"Contenders: {names}. There is no record of them yet.\n")
+    return "\n".join(parts)
+
+
+def latest(found: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[tuple[Path, Mapping[str, Any]]]:
+    """Of the records of one protocol, the last.
+
+    Args:
+        found: each file and its content, in order of time.
+    """
+    return list({json.dumps(record["settings"], sort_keys=True): (path, record) for path, record in found}.values())
+
+
+def section(name: str, record: Mapping[str, Any]) -> str:
+    """What one record says.
+
+    Args:
+        name: of its file.
+        record: its content.
+    """
+    protocol = record["settings"]
+    seeds = len({row["seed"] for row in record["table"]})
+    trace = "" if protocol["trace"] is None else f", speeds that change (trace {protocol['trace']})"
+    title = f"### {protocol['model']} on {protocol['data']}, link {protocol['link']}{trace}"
+    facts = (
+        f"Target {protocol['target']:g}, {protocol['epochs']} epochs at most, {seeds} seed{'s' * (seeds > 1)}, "
+        f"engine {protocol['engine']}; record `{name}`."
+    )
+    return f"{title}\n\n{facts}\n\n{markdown(record['table'])}\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")
