@@ -304,6 +304,7 @@ def frozen_network(make: Callable[[Shape, int], nn.Module], shape: Shape, patter
         if isinstance(layer, nn.BatchNorm2d):
             layer.running_mean.normal_(generator=numbers)
             layer.running_var.uniform_(0.5, 2, generator=numbers)
+            layer.weight.data.uniform_(0.5, 2, generator=numbers)
     freeze(network, patterns)
     FlatModel(network).train()
     return network
@@ -358,6 +359,8 @@ def test_nothing_goes_back_beyond_the_first_layer_that_trains() -> None:
     # Of three convolutions nobody asks; the fourth needs no gradient of what they made.
     assert goes_back(["0.*", "1.0.*"]) == (4, 5, 2 * 4 + 1)
     assert goes_back(["0.*", "1.*"]) == (0, 1, 1)
+    # Behind what trains, the way goes on; only the weights are left out.
+    assert goes_back(["1.1.*"]) == (7, 6, 2 * 5 + 1)
 
 
 def test_a_layer_that_thaws_is_compiled_anew() -> None:

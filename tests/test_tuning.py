@@ -239,11 +239,14 @@ def test_what_cannot_begin_leaves_nothing_behind(
     assert not (tmp_path / "deep").exists()
 
 
-def test_a_failure_to_keep_the_weights_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: Any) -> None:
+@pytest.mark.parametrize("where", ["bptcnn.launch.save_model", "bptcnn.engine.virtual.simulation.Journal"])
+def test_a_failure_before_or_after_the_weights_are_kept_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
         raise ModelError("the disk is full")
 
-    monkeypatch.setattr("bptcnn.launch.save_model", full)
+    monkeypatch.setattr(where, full)
     with pytest.raises(ModelError, match="the disk is full"):
         run_of(tmp_path / "run", 3, model={"freeze": ["conv1.*"]})
     assert list(tmp_path.iterdir()) == []
