@@ -85,7 +85,7 @@ def default(field: Any) -> str:
 def kind(field: Any) -> str:
     """A field's type and bounds in a few words."""
     if get_origin(field.annotation) is tuple:
-        return "list of numbers"
+        return "list of texts" if str in get_args(field.annotation) else "list of numbers"
     words = [f"`{json.dumps(choice)}`" for choice in literals(field.annotation)]
     for python, plain in ((bool, "true, false"), (int, "whole number"), (float, "number"), (str, "text")):
         if python in (field.annotation, *get_args(field.annotation)):

@@ -19,6 +19,7 @@ from bptcnn.errors import DataError, DivergedError, ModelError
 from bptcnn.inner import Exchange, Learner, LocalWorker, OptimizerConfig, ScheduleConfig, Throttle, accuracy_of
 from bptcnn.inner.learner import StepResult
 from bptcnn.inner.local import Work
+from bptcnn.models import freeze
 from bptcnn.outer.rules import Contribution, Easgd, LocalSgd, Strategy
 
 TRAIN = Clouds.draw(120)
@@ -86,6 +87,31 @@ def test_steps_are_those_of_torchs_sgd_on_the_same_network(
         assert result.correct == int((scores.argmax(1) == TRAIN.labels[batch]).sum())
     for name, value in reference.state_dict().items():
         torch.testing.assert_close(learner.flat.module.state_dict()[name], value, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [20, 2], ids=["compiled", "by PyTorch"])
+def test_what_is_frozen_stays_to_the_bit_and_the_rest_moves_as_by_torchs_sgd(batch_size: int) -> None:
+    networks = [without_chance(a_network(normed)) for _ in range(2)]
+    for network in networks:
+        network[0].running_mean.copy_(torch.tensor([0.5, -1.0, 2.0, 0.0]))
+        freeze(network, ["0.*", "2.*"])
+    learner = Learner(networks[0], TRAIN, OptimizerConfig(momentum=0.9, weight_decay=0.01), batch_size=batch_size)
+    before, reference = learner.flat.state_dict(), networks[1].train()
+    reference[0].eval()
+    sgd = torch.optim.SGD([p for p in reference.parameters() if p.requires_grad], 0.1, 0.9, 0, 0.01, nesterov=True)
+    exchange = Exchange(learner.flat, LocalSgd())
+    exchange.fold(weights_of(learner), ahead=False)
+    for batch in BATCHES:
+        learner.step(batch, epoch=1, lr=0.1)
+        sgd.zero_grad()
+        functional.cross_entropy(reference(TRAIN.images[batch]), TRAIN.labels[batch]).backward()
+        sgd.step()
+    assert (learner.last_step() is None) == (batch_size == 2)
+    after = learner.flat.state_dict()
+    assert [name for name in after if not torch.equal(after[name], before[name])] == ["5.weight", "5.bias"]
+    for name, value in reference.state_dict().items():
+        torch.testing.assert_close(after[name], value, rtol=1e-5, atol=1e-6)
+    assert exchange.push().size == 8 * 3 + 3  # nothing else is sent
 
 
 def test_the_last_step_is_told_if_it_was_compiled() -> None:

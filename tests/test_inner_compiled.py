@@ -27,7 +27,7 @@ from bptcnn.inner.machine.threads import one_thread
 from bptcnn.inner.plan import Gradients
 from bptcnn.inner.tasks.dag import Kind
 from bptcnn.inner.tasks.trace import timeline_svg
-from bptcnn.models import ModelConfig, build
+from bptcnn.models import FlatModel, ModelConfig, build, freeze
 
 Shape = tuple[int, int, int]
 LANES = Lanes(2)
@@ -281,6 +281,100 @@ def test_frozen_weights_change_nothing_for_the_others(vectors: Vectors) -> None:
     moved = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
     assert moved.keys() == dict(network.named_parameters()).keys() - names
     assert all(torch.equal(gradient, whole.get_parameter(name).grad) for name, gradient in moved.items())
+
+
+FROZEN = [
+    pytest.param(zoo("lenet5"), (1, 16, 16), ["0.*"], id="lenet5, convolutions"),
+    pytest.param(zoo("lenet5"), (1, 16, 16), ["1.*"], id="lenet5, dense layers"),
+    pytest.param(zoo("lenet5"), (1, 16, 16), ["*.bias", "0.0.*"], id="lenet5, biases"),
+    pytest.param(zoo("resnet8"), (3, 8, 8), ["0.*", "1.0.*"], id="resnet8, the first layers"),
+    pytest.param(zoo("resnet8"), (3, 8, 8), ["*.residual.[14].*"], id="resnet8, norms between what trains"),
+    pytest.param(zoo("resnet8"), (3, 8, 8), ["0.1.weight", "1.1.*"], id="resnet8, half a norm, and in the middle"),
+    pytest.param(branches, (2, 6, 6), ["stem.*", "left.*"], id="branches, one of two ways"),
+    pytest.param(branches, (2, 6, 6), ["stem.*", "norm.*", "head.*"], id="branches, around what trains"),
+    pytest.param(branches, (2, 6, 6), ["stem.*", "left.*", "right.*"], id="branches, a norm that sees no gradient"),
+]
+
+
+def frozen_network(make: Callable[[Shape, int], nn.Module], shape: Shape, patterns: list[str]) -> nn.Module:
+    """A network as a worker trains it: its norms have seen data, those that are frozen keep what they saw."""
+    network = a_network(make, shape)
+    numbers = torch.Generator().manual_seed(4)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_(generator=numbers)
+            layer.running_var.uniform_(0.5, 2, generator=numbers)
+            layer.weight.data.uniform_(0.5, 2, generator=numbers)
+    freeze(network, patterns)
+    FlatModel(network).train()
+    return network
+
+
+@pytest.mark.parametrize(("make", "shape", "patterns"), FROZEN)
+def test_what_trains_beside_frozen_layers_has_the_exact_gradient(
+    make: Callable[[Shape, int], nn.Module], shape: Shape, patterns: list[str]
+) -> None:
+    network = frozen_network(make, shape, patterns)
+    exact = copy.deepcopy(network).double().requires_grad_(False)
+    for name, parameter in network.named_parameters():
+        exact.get_parameter(name).grad = None
+        exact.get_parameter(name).requires_grad_(parameter.requires_grad)
+    images, labels = a_batch(shape, 31)
+    loss, _ = Compiled(network, shape, 31, LANES)(images, labels, functional.cross_entropy)
+    expected = functional.cross_entropy(exact(images.double()), labels)
+    expected.backward()
+    assert float(loss) == pytest.approx(expected.item(), rel=1e-5)
+    for name, parameter in network.named_parameters():
+        gradient = exact.get_parameter(name).grad
+        assert (parameter.grad is None) == (gradient is None) != parameter.requires_grad
+        if gradient is not None:
+            assert parameter.grad is not None
+            torch.testing.assert_close(parameter.grad.double(), gradient, rtol=1e-5, atol=1e-5 * float(gradient.norm()))
+    for name, value in exact.named_buffers():
+        torch.testing.assert_close(network.get_buffer(name).double(), value.double(), rtol=1e-5, atol=1e-6)
+
+
+@needs_bf16
+def test_frozen_norms_in_bfloat16_are_as_exact_as_it_is() -> None:
+    network = frozen_network(branches, (2, 6, 6), ["stem.*", "norm.*"])
+    other, batch = copy.deepcopy(network), a_batch((2, 6, 6), 32)
+    Compiled(network, (2, 6, 6), 32, LANES, BF16)(*batch, functional.cross_entropy)
+    Compiled(other, (2, 6, 6), 32, LANES)(*batch, functional.cross_entropy)
+    for mine, exact in zip(gradients(network), gradients(other), strict=True):
+        assert float((mine - exact).norm() / exact.norm()) < 0.1
+
+
+def test_nothing_goes_back_beyond_the_first_layer_that_trains() -> None:
+    def goes_back(patterns: list[str]) -> tuple[int, int, int]:
+        """Layers with a gradient of the data, or of the weights; and where all chains meet."""
+        compiled = Compiled(frozen_network(zoo("resnet8"), (3, 8, 8), patterns), (3, 8, 8), 32, LANES)
+        (program,) = (each.program for each in compiled.passes)
+        weights = {task.layer for task in program.tasks if task.kind is Kind.BACKWARD_WEIGHT}
+        of_first = [calls for calls, block in zip(program.calls, program.blocks, strict=True) if block == 0]
+        data = sum(call.kernel.startswith("conv.backward_data(") for calls in of_first for call in calls)
+        return data, len(weights), sum(task.kind is Kind.REDUCE for task in program.tasks)
+
+    # Seven convolutions and a dense layer; seven norms meet twice, and all blocks for the loss.
+    assert goes_back([]) == (7, 8, 2 * 7 + 1)
+    # Of three convolutions nobody asks; the fourth needs no gradient of what they made.
+    assert goes_back(["0.*", "1.0.*"]) == (4, 5, 2 * 4 + 1)
+    assert goes_back(["0.*", "1.*"]) == (0, 1, 1)
+    # Behind what trains, the way goes on; only the weights are left out.
+    assert goes_back(["1.1.*"]) == (7, 6, 2 * 5 + 1)
+
+
+def test_a_layer_that_thaws_is_compiled_anew() -> None:
+    network, batch = a_network(zoo("lenet5"), (1, 12, 12)), a_batch((1, 12, 12), 16)
+    whole = copy.deepcopy(network)
+    freeze(network, ["0.*"])
+    compiled = Compiled(network, (1, 12, 12), 16, LANES)
+    compiled(*batch, functional.cross_entropy)
+    assert network.get_parameter("0.0.weight").grad is None
+    network.requires_grad_(True)
+    for module, step in ((network, compiled), (whole, Compiled(whole, (1, 12, 12), 16, LANES))):
+        step(*batch, functional.cross_entropy)
+        assert len(gradients(module)) == 10
+    assert all(map(torch.equal, gradients(network), gradients(whole)))
 
 
 def test_room_for_gradients_is_used_again() -> None:

@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from bptcnn.inner.kernels import norm
+from bptcnn.inner.kernels import frozen, norm
 from bptcnn.inner.kernels.shape import Plane, Vectors
 
 SPARE = 1
@@ -145,6 +145,18 @@ def test_a_norm_worked_out_by_hand() -> None:
     assert found.out.flatten().tolist() == [-2, -2, 4, 4]
     assert found.running_mean.tolist() == pytest.approx([0.2])
     assert found.running_var.tolist() == pytest.approx([0.1 * 16 / 3])  # one less than four
+
+
+def test_a_norm_that_keeps_its_statistics_worked_out_by_hand() -> None:
+    bench = Bench(KINDS[3])
+    tables, _ = bench.emit(frozen.tables, 2, eps=1.0)
+    gamma, beta, mean, variance = ((3.0, 0.5), (1.0, 0.0), (2.0, -4.0), (8.0, 0.0))
+    given = [bench.copied(torch.tensor(each)) for each in (gamma, beta, mean, variance)]
+    forward, backward = bench.memory(2, norm.TABLE), bench.memory(2, norm.TABLE)
+    bench.call(tables, *given, forward, backward)
+    # Deviations sqrt(8 + 1) = 3 and 1: scales 3 / 3 and 0.5 / 1, shifts 1 - 2 * 1 and 0 + 4 * 0.5.
+    assert forward.tolist() == [[2.0, pytest.approx(1 / 3), 1.0, -1.0], [-4.0, 1.0, 0.5, 2.0]]
+    assert backward.tolist() == [[0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.5, 0.0]]
 
 
 @pytest.mark.parametrize("vectors", [*KINDS[:3], GROUPS[0], IF_BF16, IF_BF16_GROUPS], ids=str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
@@ -120,15 +121,35 @@ def test_tied_weights_are_held_once() -> None:
     assert set(flat.state_dict()) == {"first.weight", "first.bias", "second.weight", "second.bias"}
 
 
-def test_frozen_weights_are_sent_but_not_trained() -> None:
+def test_frozen_weights_are_neither_trained_nor_sent() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     module[0].requires_grad_(False)
+    before = module[0].weight.clone()
     flat = FlatModel(module)
-    assert (flat.num_parameters, flat.num_weights) == (3, 9)
-    flat.parameters_vector.zero_()
-    assert module[0].weight.abs().sum() > 0
+    assert (flat.num_parameters, flat.num_weights, flat.is_partial) == (3, 3, True)
+    flat.load(np.zeros(3, np.float32))
+    assert torch.equal(module[0].weight, before)
+    assert not module[1].weight.any()
     flat.module(torch.ones(1, 2)).sum().backward()
     assert flat.gradient[2].item() == 1
+    assert set(flat.state_dict()) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    assert not FlatModel(nn.Linear(2, 1)).is_partial
+
+
+def test_a_frozen_norm_keeps_its_statistics_and_uses_them() -> None:
+    module = nn.Sequential(*normed(), nn.BatchNorm1d(3), nn.BatchNorm1d(3, affine=False), nn.BatchNorm1d(3))
+    module[1].requires_grad_(False)
+    module[5].weight.requires_grad_(False)  # its shift still trains
+    flat = FlatModel(module)
+    assert flat.num_weights == flat.num_parameters + 3 * (3 + 3)  # the others' statistics
+    before = copy.deepcopy(module[1].state_dict())
+    for _ in range(2):
+        flat.train()
+        assert [layer.training for layer in module] == [True, False, True, True, True, True, True, True]
+        flat.module(images())
+        flat.module.eval()
+    assert all(torch.equal(value, before[name]) for name, value in module[1].state_dict().items())
+    assert all(layer.num_batches_tracked == 2 for layer in module[5:])
 
 
 def test_a_snapshot_is_a_copy_and_loads_back_without_a_word() -> None:

@@ -10,7 +10,7 @@ from bptcnn.config import RunConfig
 from bptcnn.engine.observer import Observer
 from bptcnn.engine.virtual import FaultPlan, Link, Simulation, Speeds, changing, steady
 from bptcnn.folder import RunFolder
-from bptcnn.launch import Data, Model, Run, Silent, Task, stored
+from bptcnn.launch import Data, Model, Run, Silent, Task, began_with, stored
 
 
 def train(
@@ -49,11 +49,14 @@ def train(
     """
     from bptcnn.engine.ray import RayEngine  # Ray takes a second to import, and simulations do without.
 
+    initial = None
     if resume is not None:
         config = stored(Path(resume), config, overrides or {})
-    task = Task.of(config, model, data)
+        initial = began_with(Path(resume), config)
+    task = Task.of(config, model, data, initial)
+    watcher = observer or Silent()
     folder = RunFolder.open(resume) if resume is not None else task.folder(out)
-    return task.carry_out(folder, lambda: RayEngine(task.job, folder, observer or Silent(), address).run())
+    return task.carry_out(folder, watcher, lambda: RayEngine(task.job, folder, watcher, address).run())
 
 
 def simulate(
@@ -107,6 +110,7 @@ def simulate(
     watcher = observer or Silent()
     return task.carry_out(
         folder,
+        watcher,
         lambda: Simulation(task.job, folder, watcher, network, plan, timing_only=timing_only, traces=traces).run(),
     )
 

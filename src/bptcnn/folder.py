@@ -5,6 +5,7 @@
     config.toml          the configuration, as text; it makes the folder a run
     run.lock             locked, with the process number inside, while a process trains
     session              how often the run was started or resumed
+    initial.safetensors  the network at the start, where it was given or a part of it is frozen
     events.jsonl         what happened (telemetry.EventLog)
     tensorboard/         curves (telemetry.TensorBoardLog)
     checkpoints/         states to resume from (checkpoint)
@@ -33,11 +34,12 @@ if TYPE_CHECKING:
 _CONFIG = "config.toml"
 _LOCK = "run.lock"
 _SESSION = "session"
+_INITIAL = "initial.safetensors"
 _EVENTS = "events.jsonl"
 _TENSORBOARD = "tensorboard"
 
 # What a start that was killed may leave in a folder that is no run yet.
-_START_UP = {_LOCK, _CONFIG, _SESSION, _CONFIG + durable.PART, _SESSION + durable.PART}
+_START_UP = {name + end for name in (_CONFIG, _SESSION, _INITIAL) for end in ("", durable.PART)} | {_LOCK}
 
 
 class RunFolder:
@@ -50,6 +52,7 @@ class RunFolder:
     Attributes:
         path: the folder itself.
         config_path: the configuration.
+        initial_path: the network at the start, if it is kept.
         events_path: the event log.
         summary_path: the outcome, once there is one.
         model_path: the trained network.
@@ -70,6 +73,7 @@ class RunFolder:
     def __init__(self, path: Path, made: tuple[Path, ...] | None = None) -> None:
         self.path = path
         self.config_path = path / _CONFIG
+        self.initial_path = path / _INITIAL
         self.events_path = path / _EVENTS
         self.summary_path = path / "summary.json"
         self.model_path = path / "model.safetensors"

@@ -14,11 +14,11 @@ from typing_extensions import Self
 from bptcnn import checkpoint, telemetry
 from bptcnn.config import RunConfig, compose
 from bptcnn.data import DataPair, load, wrap
-from bptcnn.engine.job import Job, prepare
-from bptcnn.engine.observer import Result
+from bptcnn.engine.job import Job, State, prepare
+from bptcnn.engine.observer import Observer, Result
 from bptcnn.errors import ConfigError, DivergedError, RunFolderError, WorkersLostError
 from bptcnn.folder import RunFolder
-from bptcnn.models import FlatModel, load_model, save_model
+from bptcnn.models import FlatModel, load_model, read_model, save_model
 from bptcnn.outer.status import Status
 from bptcnn.report import timelines
 
@@ -73,13 +73,20 @@ class Task:
     model: str
 
     @classmethod
-    def of(cls, config: RunConfig | Mapping[str, Any] | None, model: Model | None, data: Data | None) -> Self:
+    def of(
+        cls,
+        config: RunConfig | Mapping[str, Any] | None,
+        model: Model | None,
+        data: Data | None,
+        initial: State | None = None,
+    ) -> Self:
         """Check what the user gave and prepare the job.
 
         Args:
             config: the recipe, perhaps as a mapping; None for the defaults.
             model: the user's factory; None for the recipe's network.
             data: the user's training and test set; None for the recipe's.
+            initial: what a run that is resumed began with, if it was kept.
 
         Returns:
             The task.
@@ -94,28 +101,37 @@ class Task:
             raise ConfigError(
                 f"model = {model!r} is no factory: give a class or function, or name a network in RunConfig(model=...)"
             )
-        job = prepare(config, model, load(config.data, config.seed) if data is None else _pair(data))
+        job = prepare(config, model, load(config.data, config.seed) if data is None else _pair(data), initial)
         data_name = config.data.name if data is None else type(data[0]).__name__
         model_name = config.model.name if model is None else getattr(model, "__name__", type(model).__name__)
         return cls(job, data_name, model_name)
 
     def folder(self, out: str | Path | None) -> RunFolder:
-        """Make the run's folder.
+        """Make the run's folder, with the weights to begin with if the recipe alone does not tell them.
 
         Args:
             out: where; None for the next free one under ``runs/``.
 
         Raises:
+            ModelError: the weights cannot be written.
             RunFolderError: it is taken.
         """
         config = self.job.config
-        return RunFolder.create(self._next_free() if out is None else out, config.to_toml())
+        folder = RunFolder.create(self._next_free() if out is None else out, config.to_toml())
+        if self.job.initial is not None:
+            try:
+                save_model(folder.initial_path, self.job.initial)
+            except BaseException:
+                folder.discard()
+                raise
+        return folder
 
-    def carry_out(self, folder: RunFolder, run: Callable[[], Result]) -> Run:
+    def carry_out(self, folder: RunFolder, observer: Observer, run: Callable[[], Result]) -> Run:
         """Run an engine in a folder and write what came of it.
 
         Args:
             folder: open; closed when this returns.
+            observer: is told what there is to know before the start.
             run: the engine.
 
         Returns:
@@ -126,6 +142,8 @@ class Task:
         """
         with folder:
             try:
+                for text in self.job.notices:
+                    observer.notice(text)
                 result = run()
             except BaseException:
                 folder.discard()
@@ -140,7 +158,7 @@ class Task:
         if result.error is not None:
             raise result.error
         _raise_if_failed(summary, folder.path)
-        return Run(self.job, folder.path, summary, result.notices)
+        return Run(self.job, folder.path, summary, (*self.job.notices, *result.notices))
 
     def _next_free(self) -> Path:
         stem = f"{self.data.split(':')[0]}-{self.model.split(':')[-1]}-{self.job.config.strategy.name}"
@@ -177,6 +195,23 @@ def stored(path: Path, config: RunConfig | None, overrides: Mapping[str, Any]) -
             "resume it without settings, or choose another --out"
         )
     return before
+
+
+def began_with(path: Path, config: RunConfig) -> State | None:
+    """The weights that a run began with, if it kept them: the file that they came from is not needed again.
+
+    Args:
+        path: the run's folder.
+        config: its configuration.
+
+    Returns:
+        All tensors of the network; None if they are those that its factory draws.
+
+    Raises:
+        ModelError: the run's own copy is missing or damaged.
+    """
+    kept = RunFolder.peek(path).initial_path
+    return read_model(kept) if config.model.init is not None or kept.exists() else None
 
 
 def _check_resumable(folder: RunFolder) -> None:

@@ -49,6 +49,8 @@ FLAGS: Mapping[str, Flag] = {
         "NAME",
         "Network: lenet5, case1 to case7, resnet8, resnet18, resnet20, easgd-cifar, or your own as module:function.",
     ),
+    "init": Flag("model.init", str, "PATH", "Begin with the weights of this run or .safetensors file."),
+    "freeze": Flag("model.freeze", str, "A,B,...", "Parameters that do not train, as in 0.*"),
     "strategy": Flag(
         "strategy.name",
         str,
@@ -127,7 +129,8 @@ def overrides(flags: Mapping[str, Any]) -> dict[str, object]:
     values: dict[str, object] = {}
     for name, flag in FLAGS.items():
         if flags.get(name) is not None:
-            values[flag.key] = parse_speeds(flags[name]) if name == "speeds" else _read(name, flag.kind, flags[name])
+            read = _LISTS.get(name, functools.partial(_read, name, flag.kind))
+            values[flag.key] = read(flags[name])
     speeds = values.get("workers.speeds")
     if isinstance(speeds, tuple):
         values.setdefault("workers.count", len(speeds))
@@ -162,6 +165,22 @@ def parse_speeds(text: str) -> tuple[float, ...]:
                 f"--speeds {text}: {part!r} is not a number: write samples per second for each worker, as in 2000,500"
             ) from None
     return tuple(speeds)
+
+
+def parse_patterns(text: str) -> tuple[str, ...]:
+    """Read ``"0.*,1.0.*"``.
+
+    Raises:
+        ConfigError: there is nothing, or a part is empty.
+    """
+    patterns = tuple(part.strip() for part in text.split(","))
+    if not all(patterns):
+        raise ConfigError(f"--freeze {text}: a pattern is empty: write names of parameters, as in 0.*,1.0.weight")
+    return patterns
+
+
+_LISTS: Mapping[str, Callable[[str], object]] = {"speeds": parse_speeds, "freeze": parse_patterns}
+"""How flags are read that hold more than one value."""
 
 
 def parse_assignment(text: str) -> tuple[str, object]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -11,14 +12,16 @@ from torch import nn
 from bptcnn.config import RunConfig
 from bptcnn.data import DataPair, Samples
 from bptcnn.data.subset import hold_out
-from bptcnn.errors import ConfigError
+from bptcnn.errors import ConfigError, ModelError
+from bptcnn.folder import RunFolder
 from bptcnn.inner import Exchange, Learner, LocalWorker, Mixing, OptimizerConfig
-from bptcnn.models import FlatModel, ModelConfig, build
+from bptcnn.models import FlatModel, ModelConfig, adopt, build, freeze, read_model, restore
 from bptcnn.outer.allocation import Plan
 from bptcnn.outer.coordinator import Setup
 from bptcnn.outer.rules import Strategy
 
 Factory = ModelConfig | Callable[..., nn.Module]
+State = Mapping[str, torch.Tensor]
 CPU = torch.device("cpu")
 
 
@@ -32,6 +35,9 @@ class Job:
         train: what workers train on.
         test: what accuracy is measured on.
         validation: training samples held out for Q, if the rule asks for it.
+        initial: all tensors of the network at the start of the run, where they are not those that its factory draws:
+            given weights, or frozen ones, which are never sent again.
+        notices: what the user is told before the start.
     """
 
     config: RunConfig
@@ -39,10 +45,16 @@ class Job:
     train: Samples
     test: Samples
     validation: Samples | None
+    initial: State | None = field(default=None, compare=False, repr=False)
+    notices: tuple[str, ...] = ()
 
     def network(self) -> nn.Module:
-        """Build the network; the same weights each time."""
-        return build(self.model, self.train.shape, self.train.num_classes, self.config.seed)
+        """Build the network; the same weights each time, and the same ones frozen."""
+        network = build(self.model, self.train.shape, self.train.num_classes, self.config.seed)
+        if self.initial is not None:
+            restore(network, self.initial, "what the run began with")
+        freeze(network, self.config.model.freeze)
+        return network
 
     @property
     def rule(self) -> Strategy:
@@ -107,20 +119,23 @@ class Job:
         )
 
 
-def prepare(config: RunConfig, model: Factory | None, data: DataPair) -> Job:
-    """Check that the pieces fit and hold out what the rule needs.
+def prepare(config: RunConfig, model: Factory | None, data: DataPair, initial: State | None = None) -> Job:
+    """Check that the pieces fit, hold out what the rule needs, and read the weights to begin with.
 
     Args:
         config: the recipe.
         model: the user's factory; None for the recipe's.
         data: training and test set.
+        initial: what a run that is resumed began with; ``model.init`` is not read again then.
 
     Returns:
         The job.
 
     Raises:
-        ConfigError: the validation subset would take half of the training data or more.
-        ModelError: the network cannot be built or does not fit the data.
+        ConfigError: the validation subset would take half of the training data or more, or ``model.freeze`` does not
+            fit the network.
+        ModelError: the network cannot be built or does not fit the data, or ``model.init`` does not fit the network.
+        RunFolderError: ``model.init`` is a folder but no run.
     """
     train: Samples = data.train
     validation: Samples | None = None
@@ -131,6 +146,27 @@ def prepare(config: RunConfig, model: Factory | None, data: DataPair) -> Job:
                 f"evaluation.validation = {count} is more than half of the {len(train)} training samples: lower it"
             )
         train, validation = hold_out(train, count, config.seed)
-    job = Job(config, model or config.model, train, data.test, validation)
-    FlatModel(job.network())
-    return job
+    job = Job(config, model or config.model, train, data.test, validation, initial)
+    network = job.network()
+    head = None
+    if config.model.init is not None and initial is None:
+        head = adopt(network, _weights_of(config.model.init), train.num_classes, config.model.init)
+    flat = FlatModel(network)
+    if config.model.init is None and not flat.is_partial:
+        return job
+    # Frozen weights are carried even where nobody gave them: a user's factory may draw others in each process.
+    whole = flat.state_dict() if initial is None else initial
+    return replace(job, initial=whole, notices=() if head is None else (str(head),))
+
+
+def _weights_of(init: str) -> State:
+    """The tensors of a file, or of the network that a run left."""
+    path = Path(init).expanduser()
+    if not path.is_dir():
+        return read_model(path)
+    folder = RunFolder.peek(path)
+    if not folder.model_path.exists():
+        raise ModelError(
+            f"model.init = {init!r} is a run that has left no network yet: let it end, or name a .safetensors file"
+        )
+    return read_model(folder.model_path)

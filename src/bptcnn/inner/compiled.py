@@ -42,10 +42,12 @@ class Compiled:
     """A network's forward and backward pass, compiled for batches up to some size.
 
     Exact: batch normalisation sees the whole batch, and each sum has one order, so that two steps from the same weights
-    are equal to the bit whichever lane did what. Weights are read where they lie, gradients are written to ``grad``.
+    are equal to the bit whichever lane did what. Weights are read where they lie, gradients are written to ``grad``;
+    those of frozen weights are left out, and nothing goes back beyond the first layer that trains.
 
     Args:
-        module: the network, its weights contiguous float32 on the CPU.
+        module: the network, its weights contiguous float32 on the CPU, in the mode in which it is to train: batch
+            normalisation in evaluation mode, all frozen, keeps its statistics.
         images: shape of an image: channels, rows, columns.
         batch: samples of a step at most; rounded up to full blocks.
         lanes: who does the work.
@@ -80,7 +82,8 @@ class Compiled:
         if foreign or not all(p.is_contiguous() for p in self._parameters):
             raise UnsupportedError("its weights are not contiguous float32 in the CPU's memory")
         self._gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
-        self._counters = [layer.module.num_batches_tracked for layer in self._layers if isinstance(layer, Norm)]
+        norms = [layer for layer in self._layers if isinstance(layer, Norm) and not layer.fixed]
+        self._counters = [layer.module.num_batches_tracked for layer in norms]
         self._random = any(isinstance(layer, Dropout) for layer in self._layers)
         buffers = Buffers(self._layers, self._shape, self.capacity // self._width, self._vectors)
         self._filters = Filters(self._layers, self._vectors)
@@ -91,7 +94,7 @@ class Compiled:
             for rows in (buffers.values[scores.out], buffers.scores_gradient)
         )
         self._known: dict[tuple[bool, Descent | None], tuple[Pass, ...]] = {}
-        self._addresses: list[int] = []
+        self._facts: list[tuple[int, bool]] = []
         self.passes = self._lowered(joined=True, move=None)
 
     def knows(self, loss: Loss, labels: torch.Tensor) -> bool:
@@ -149,10 +152,10 @@ class Compiled:
             return blocks.transpose(1, 2).reshape(-1, blocks.shape[1])[:count].float()
 
     def _lowered(self, *, joined: bool, move: Descent | None) -> tuple[Pass, ...]:
-        """The programs of a step, in which the weights' addresses stand."""
-        addresses = [parameter.data_ptr() for parameter in self._parameters]
-        if addresses != self._addresses:
-            self._addresses = addresses
+        """The programs of a step, in which the weights' addresses stand, and which of them train."""
+        facts = [(parameter.data_ptr(), parameter.requires_grad) for parameter in self._parameters]
+        if facts != self._facts:
+            self._facts = facts
             self._known.clear()
         key = joined, move  # which keeps it, so that no other one can get its place in memory
         if key not in self._known:

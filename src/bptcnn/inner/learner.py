@@ -68,12 +68,14 @@ class Learner:
         device: torch.device = CPU,
     ) -> None:
         self.flat = FlatModel(module.to(device))
+        self.flat.train()  # which decides what is compiled
         self._compiled: Compiled | None = None
         self._last: Compiled | None = None
         self._on_gpu: Gradients | None = None
         if device.type == "cuda":
             self._num_outputs = _num_outputs(module, samples.shape, device)
-            self._on_gpu = on_gpu(module.train(), samples.shape, batch_size, precision)
+            self.flat.train()
+            self._on_gpu = on_gpu(module, samples.shape, batch_size, precision)
         else:
             self._compiled = gradients(module, samples.shape, batch_size, precision, num_lanes)
         self._eager = Eager(module, precision)
@@ -101,7 +103,8 @@ class Learner:
             ModelError: a label lies beyond the network's outputs.
         """
         batch = self._samples.batch(indices, epoch)
-        self.flat.module.train()
+        if not self.flat.module.training:  # asked here, as to say it again costs as much as a small layer
+            self.flat.train()
         compiled = self._compiled if self._compiled and len(indices) <= self._compiled.capacity else None
         self._last = compiled
         if self._on_gpu is not None:

@@ -27,6 +27,13 @@ class ModelConfig(Section):
     """A network of the zoo, such as ``lenet5``, or your own as ``package.module:function``: a factory that takes no
     arguments, or any of the keyword parameters ``input_shape`` (channels, height, width) and ``num_classes``."""
 
+    init: str | None = None
+    """Weights to begin with: a run folder, or a ``.safetensors`` file of tensors under the network's own names. Where
+    the number of classes differs, the head starts anew."""
+
+    freeze: tuple[str, ...] = ()
+    """Parameters that do not train, as patterns over their names: ``0.*`` freezes the convolutions of ``lenet5``."""
+
 
 def build(
     config_or_factory: ModelConfig | Callable[..., nn.Module], shape: Shape, num_classes: int, seed: int

@@ -47,24 +47,58 @@ def load_model(path: Path, module: nn.Module) -> None:
     Raises:
         ModelError: the file is missing, damaged or of another network; the module is then left as it was.
     """
+    restore(module, read_model(path), f"model file {str(path)!r}")
+
+
+def read_model(path: Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a file.
+
+    Args:
+        path: a ``.safetensors`` file.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
     try:
-        stored = safetensors.load(path.read_bytes())
+        return safetensors.load(path.read_bytes())
     except OSError as error:
         raise ModelError(f"cannot read model {str(path)!r} ({error.strerror}): name a model that was saved") from error
     except SafetensorError:
-        raise ModelError(f"model file {str(path)!r} is damaged: save the model again") from None
-    own = {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+        raise ModelError(f"model file {str(path)!r} is damaged or no .safetensors file: save the model again") from None
+
+
+def restore(module: nn.Module, stored: Mapping[str, torch.Tensor], source: str) -> None:
+    """Copy the tensors of an equal network into a module.
+
+    Args:
+        module: a network of the same build.
+        stored: all tensors of its state.
+        source: what they come from, for the message.
+
+    Raises:
+        ModelError: they are of another network; the module is then left as it was.
+    """
+    own = tensors(module)
     for name in sorted(own.keys() | stored.keys()):
-        if _kind(own.get(name)) != _kind(stored.get(name)):
+        if kind(own.get(name)) != kind(stored.get(name)):
             raise ModelError(
-                f"model file {str(path)!r} does not fit: {name!r} is {_kind(stored.get(name))} there and "
-                f"{_kind(own.get(name))} in the network, so build the network that was saved"
+                f"{source} does not fit: {name!r} is {kind(stored.get(name))} there and "
+                f"{kind(own.get(name))} in the network, so build the network that was saved"
             )
     for name, value in own.items():
         value.copy_(stored[name])
 
 
-def _kind(tensor: torch.Tensor | None) -> str:
+def tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of a module's state under its own names; to write to them is to write to the module."""
+    return {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+
+
+def kind(tensor: torch.Tensor | None) -> str:
+    """Type and shape of a tensor as messages name them; ``absent`` if there is none."""
     if tensor is None:
         return "absent"
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -19,7 +19,11 @@ class FlatModel:
     ``gradient``: forward, backward and batch-norm's running statistics work in place, and an optimiser, a merge or a
     message is one operation on one vector. Tied parameters are held once; integer buffers are left alone.
 
-    ``vector = [parameters that train | frozen parameters, floating buffers]``
+    ``vector = [parameters that train | floating buffers that change]``
+
+    What is frozen (``requires_grad=False``) stays where it is and is no part of the vector: nobody needs to send what
+    is the same everywhere. Batch normalisation whose parameters are all frozen is frozen as a whole: its statistics are
+    no part of the vector either, and :meth:`train` leaves it in evaluation mode.
 
     Move the module to its device *before* wrapping it; clear gradients with :meth:`zero_grad`, never with
     ``set_to_none``; a layer of your own updates its buffers in place, as batch-norm does.
@@ -32,7 +36,7 @@ class FlatModel:
 
     Attributes:
         module: the network itself.
-        vector: all weights, float32 [num_weights].
+        vector: all that changes, float32 [num_weights].
         trained: the parameters that an optimiser updates.
         parameters_vector: the part that an optimiser updates, a view, float32 [num_parameters].
         gradient: the gradient of ``parameters_vector``, float32 [num_parameters].
@@ -52,9 +56,9 @@ class FlatModel:
                 f"model {type(module).__name__!r} has nothing to train: "
                 "give it at least one parameter with requires_grad=True"
             )
-        # Frozen parameters stand with the buffers: weight decay on `parameters_vector` must not touch them.
-        frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
-        others = [tensor for tensor in (*frozen, *module.buffers()) if tensor.is_floating_point()]
+        self._frozen_norms = tuple(layer for layer in module.modules() if _is_frozen_norm(layer))
+        kept = {id(buffer) for layer in self._frozen_norms for buffer in layer.buffers()}
+        others = [buffer for buffer in module.buffers() if buffer.is_floating_point() and id(buffer) not in kept]
         device = trained[0].device
         count = sum(parameter.numel() for parameter in trained)
         self.module = module
@@ -73,8 +77,19 @@ class FlatModel:
 
     @property
     def num_weights(self) -> int:
-        """Number of all weights: trained, frozen, and floating buffers."""
+        """Number of all weights that change: trained, and floating buffers."""
         return self.vector.numel()
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether something is frozen, so that the vector does not make the whole network."""
+        return any(not parameter.requires_grad for parameter in self.module.parameters())
+
+    def train(self) -> None:
+        """Put the network in training mode, but for batch normalisation that is frozen."""
+        self.module.train()
+        for layer in self._frozen_norms:
+            layer.eval()
 
     def pieces(self, vector: torch.Tensor) -> list[torch.Tensor]:
         """The part of each trained parameter in a vector that is laid out as ``parameters_vector`` is.
@@ -113,11 +128,11 @@ class FlatModel:
             self.vector.copy_(torch.tensor(vector))
 
     def snapshot(self) -> npt.NDArray[np.float32]:
-        """A fresh copy of all weights, float32 [num_weights]."""
+        """A fresh copy of all weights that change, float32 [num_weights]."""
         return np.array(self.vector.cpu().numpy(), copy=True)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """All tensors under the module's own names, cloned and contiguous."""
+        """All tensors under the module's own names, frozen ones too, cloned and contiguous."""
         return dict(cloned(self.module.state_dict()))
 
 
@@ -133,6 +148,14 @@ def cloned(state: Mapping[str, object]) -> Iterator[tuple[str, torch.Tensor]]:
     for name, value in state.items():
         if isinstance(value, torch.Tensor):
             yield name, value.detach().to("cpu", copy=True).contiguous()
+
+
+def _is_frozen_norm(layer: nn.Module) -> bool:
+    """Whether a layer is batch normalisation that has parameters and trains none of them."""
+    if not isinstance(layer, nn.modules.batchnorm._BatchNorm) or not layer.track_running_stats:
+        return False
+    parameters = list(layer.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
 def _check_types(module: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import nn
@@ -41,9 +42,15 @@ class Conv(Layer):
 
 @dataclass(frozen=True, slots=True)
 class Norm(Layer):
-    """Batch normalisation over the whole batch, plus a shortcut if there are two inputs."""
+    """Batch normalisation over the whole batch, plus a shortcut if there are two inputs.
+
+    Attributes:
+        module: has the weights.
+        fixed: it uses the running statistics and leaves them as they are; its weights do not train.
+    """
 
     module: nn.BatchNorm2d
+    fixed: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,28 @@ def joined(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
             layer = replace(layer, relu=True)
         merged.append(layer)
     return tuple(merged)
+
+
+def trains(layer: Layer) -> bool:
+    """Whether a layer has weights that train."""
+    return isinstance(layer, Conv | Norm) and any(weight.requires_grad for weight in layer.module.parameters())
+
+
+def trained_values(layers: Sequence[Layer]) -> set[int]:
+    """The values that have a gradient: something that trains had a part in them.
+
+    Example:
+        >>> frozen, window = nn.Linear(4, 3).requires_grad_(False), Window(1, 1)
+        >>> body = Conv(1, (IMAGES,), Plane(4), Plane(3), module=frozen, window=window)
+        >>> head = Conv(2, (1,), Plane(3), Plane(2), module=nn.Linear(3, 2), window=window)
+        >>> trained_values([body, head])
+        {2}
+    """
+    values: set[int] = set()
+    for layer in layers:
+        if trains(layer) or not values.isdisjoint(layer.inputs):
+            values.add(layer.out)
+    return values
 
 
 def _uses(layers: tuple[Layer, ...], value: int) -> int:

@@ -128,7 +128,8 @@ class _Reader:
             self._append(node, lambda out: Conv(out, (value,), data, scores, module=dense, window=Window(1, 1)))
         elif known and isinstance(module, nn.BatchNorm2d) and _complete(module):
             norm = module
-            self._append(node, lambda out: Norm(out, (value,), data, data, module=norm))
+            fixed = not module.training and not any(parameter.requires_grad for parameter in module.parameters())
+            self._append(node, lambda out: Norm(out, (value,), data, data, module=norm, fixed=fixed))
         elif known and isinstance(module, nn.ReLU):
             self._check_in_place(node, in_place=module.inplace)
             self._append(node, lambda out: Relu(out, (value,), data, data, relu=True))

@@ -4,6 +4,8 @@ The gradient of a value is the sum of what the layers that saw it give it; if Re
 it off where the value is zero. The gradients of weights wait for the chains of all blocks and are divided by output
 channels: nothing is left to be reduced, each sum has one order, and whoever has nothing to do on the critical path
 works on them.
+
+What is frozen costs nothing: a value has a gradient only if something in front of it trains.
 """
 
 from __future__ import annotations
@@ -13,7 +15,19 @@ from collections.abc import Callable, Sequence
 import torch
 
 from bptcnn.inner.descent import Descent
-from bptcnn.inner.graph.layers import IMAGES, Add, Conv, Dropout, GlobalMean, Layer, MaxPool, Norm, Relu, Subsample
+from bptcnn.inner.graph.layers import (
+    Add,
+    Conv,
+    Dropout,
+    GlobalMean,
+    Layer,
+    MaxPool,
+    Norm,
+    Relu,
+    Subsample,
+    trained_values,
+    trains,
+)
 from bptcnn.inner.kernels import conv, descent, norm, pointwise, pool, weights
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.lowering.buffers import Rows
@@ -57,7 +71,9 @@ class Backward:
         self._producer = {layer.out: layer for layer in layers}
         self._uses = {value: sum(layer.inputs.count(value) for layer in layers) for value in buffers.values}
         self._left = dict(self._uses)
-        self._uncut = not any(isinstance(layer, Norm) for layer in layers)  # which cut the chains often enough
+        self._trained = trained_values(layers)
+        # Norms that need all blocks cut the chains often enough.
+        self._uncut = not any(isinstance(layer, Norm) and not layer.fixed for layer in layers)
         self._gradients: dict[int, Rows] = {layers[-1].out: buffers.scores_gradient}
         self._weight_work: list[tuple[str, Conv, Rows]] = []
         self._rooms: list[Rows] = []
@@ -68,10 +84,13 @@ class Backward:
     def write(self) -> None:
         """Write the pass."""
         for place, layer in reversed(list(enumerate(self._layers))):
+            if layer.out not in self._trained:
+                continue
             self._writer.layer = label(place, layer)
             gradient = self._gradients.pop(layer.out)
             if isinstance(layer, Conv):
-                self._weight_work.append((self._writer.layer, layer, gradient))
+                if trains(layer):
+                    self._weight_work.append((self._writer.layer, layer, gradient))
                 self._conv(layer, gradient)
             elif isinstance(layer, Norm):
                 self._norm(layer, gradient)
@@ -85,7 +104,7 @@ class Backward:
 
     def _conv(self, layer: Conv, gradient: Rows) -> None:
         (value,) = layer.inputs
-        if value == IMAGES:
+        if value not in self._trained:
             return
         if self._uncut and flops(layer) * self._buffers.width > HEAVY_FLOPS:
             self._weights(self._writer.chains.close())
@@ -104,6 +123,30 @@ class Backward:
         self._gradients[value] = target
 
     def _norm(self, layer: Norm, gradient: Rows) -> None:
+        value, *shortcut = layer.inputs
+        assert not (layer.fixed and trains(layer)), "a norm that keeps its statistics was frozen when it was compiled"
+        if layer.fixed and value in self._trained:
+            self._give(value, self._through_table(layer, gradient))
+        elif value in self._trained or trains(layer):
+            self._through_statistics(layer, gradient)
+        for other in shortcut:
+            self._give(other, gradient)
+
+    def _through_table(self, layer: Norm, gradient: Rows) -> Rows:
+        """The gradient of what a norm saw that keeps its statistics."""
+        (parts, small, step), table = self._writer.part_of(layer.data), self._buffers.norms[layer.out].backward_table
+        value = layer.inputs[0]
+        target = self._buffers.values[value] if self._spent(value) else self._room(layer.data)
+        kernel, _ = self._use(norm.normalize, small, add=False, relu=False)
+
+        def arguments(block: int, part: int) -> tuple[int, ...]:
+            return gradient.row(block, part * step), table.row(part * small.channels), target.row(block, part * step), 0
+
+        self._writer.each_part(kernel, arguments, 2 * layer.data.size, parts)
+        return target
+
+    def _through_statistics(self, layer: Norm, gradient: Rows) -> None:
+        """Gradients of a norm's weights, and of what it saw, which all samples had a part in."""
         writer, buffers, module, data = self._writer, self._buffers, layer.module, layer.data
         source, rows, counts = buffers.values[layer.inputs[0]], buffers.norms[layer.out], buffers.counts[data.area]
         parts, small, step = writer.part_of(data)
@@ -126,6 +169,8 @@ class Backward:
         before = writer.chains.barrier(writer.layer, [call, *moves], (*self._weight_tasks, *self._loss))
         self._weight_tasks, self._read_by_tasks = [], []
         self._weights(before)
+        if layer.inputs[0] not in self._trained:
+            return
         kernel, _ = self._use(norm.backward_data, small)
         target = source if self._spent(layer.inputs[0]) else self._room(layer.data)
 
@@ -136,8 +181,6 @@ class Backward:
 
         writer.each_part(kernel, for_data, 3 * data.size, parts)
         self._give(layer.inputs[0], target)
-        if len(layer.inputs) > 1:
-            self._give(layer.inputs[1], gradient)
 
     def _simple(self, layer: Layer, gradient: Rows) -> None:
         buffers, each, (value,), size = self._buffers, self._writer.each, layer.inputs, layer.data.size
@@ -169,7 +212,7 @@ class Backward:
 
     def _give(self, value: int, part: Rows, *, masked: bool = False) -> None:
         """Add one layer's part to the gradient of what it saw."""
-        if value == IMAGES:
+        if value not in self._trained:
             return
         producer, before, data = self._producer[value], self._gradients.get(value), self._buffers.values[value]
         self._left[value] -= 1

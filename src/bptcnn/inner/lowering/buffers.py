@@ -77,6 +77,7 @@ class NormRows:
         self.sums = Rows(num_blocks, channels * SUMS)
         self.table = Rows(channels, TABLE)
         self.coefficients = Rows(channels, COEFFICIENTS)
+        self.backward_table = Rows(channels, TABLE)
 
 
 class LossRows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bptcnn.inner.graph.layers import Conv, Layer
+from bptcnn.inner.graph.layers import Conv, Layer, trained_values
 from bptcnn.inner.kernels import tables
 from bptcnn.inner.kernels.shape import Vectors, tiles
 from bptcnn.inner.kernels.tiling import grouped
@@ -25,6 +25,7 @@ class Filters:
 
     def __init__(self, layers: Sequence[Layer], vectors: Vectors) -> None:
         self._late: list[int] = []
+        self._layers = layers
         self._convs = [layer for layer in layers if isinstance(layer, Conv)]
         self._forward: dict[int, _Way] = {}
         self._backward: dict[int, _Way] = {}
@@ -51,12 +52,16 @@ class Filters:
     def write(self, writer: Writer) -> None:
         """Write the tasks that fill the tables: those of the forward pass in front of all chains, the others for gaps.
 
+        Nobody reads those of layers in front of which nothing trains.
+
         Args:
             writer: of the forward pass, nothing written yet.
         """
         writer.layer = "weights"
         writer.chains.after(self._tasks(writer, self._forward))
-        self._late = self._tasks(writer, self._backward)
+        trained = trained_values(self._layers)
+        read = {layer.out for layer in self._convs if layer.inputs[0] in trained}
+        self._late = self._tasks(writer, {out: way for out, way in self._backward.items() if out in read})
 
     def join(self, writer: Writer) -> None:
         """Let chains go on when the tables of the backward pass are there, for it is to follow in the same program.

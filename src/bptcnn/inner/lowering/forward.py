@@ -12,13 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import nn
+
 from bptcnn.inner.graph.layers import IMAGES, Add, Conv, Dropout, GlobalMean, Layer, MaxPool, Norm, Relu, Subsample
-from bptcnn.inner.kernels import conv, norm, pointwise, pool
+from bptcnn.inner.kernels import conv, frozen, norm, pointwise, pool
 from bptcnn.inner.kernels.norm import SUMS
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.lowering.filters import Filters
 from bptcnn.inner.lowering.program import Call
 from bptcnn.inner.lowering.writer import Writer, label
+from bptcnn.inner.tasks.dag import Kind
 
 
 def lower_forward(writer: Writer, layers: Sequence[Layer], images: Plane, filters: Filters) -> None:
@@ -32,6 +35,7 @@ def lower_forward(writer: Writer, layers: Sequence[Layer], images: Plane, filter
     """
     buffers = writer.buffers
     filters.write(writer)
+    _fixed_tables(writer, [layer for layer in layers if isinstance(layer, Norm) and layer.fixed])
     writer.layer = "images"
     pack, _ = writer.library.use(pointwise.pack, images)
     address, size = buffers.images_address.ctypes.data, buffers.width * images.size
@@ -47,6 +51,23 @@ def lower_forward(writer: Writer, layers: Sequence[Layer], images: Plane, filter
     writer.chains.close()
 
 
+def _fixed_tables(writer: Writer, layers: Sequence[Norm]) -> None:
+    """Write the task that makes the tables of norms which keep their statistics: these need no samples."""
+    calls = []
+    for layer in layers:
+        module, rows = layer.module, writer.buffers.norms[layer.out]
+        kernel, _ = writer.library.use(frozen.tables, layer.data.channels, eps=module.eps)
+        calls.append(Call(kernel, (*_addresses(module), rows.table.address, rows.backward_table.address)))
+    if calls:
+        writer.chains.after([writer.chains.task(Kind.FORWARD, writer.layer, 0, (), calls, 0.0, 0.0)])
+
+
+def _addresses(module: nn.BatchNorm2d) -> list[int]:
+    """Where the weights and the statistics of a norm are."""
+    tensors = (module.weight, module.bias, module.running_mean, module.running_var)
+    return [tensor.data_ptr() for tensor in tensors if tensor is not None]
+
+
 def _conv(writer: Writer, layer: Conv, weights: int) -> None:
     source, target = (writer.buffers.values[value] for value in (layer.inputs[0], layer.out))
     bias = layer.module.bias
@@ -58,9 +79,26 @@ def _conv(writer: Writer, layer: Conv, weights: int) -> None:
 
 
 def _norm(writer: Writer, layer: Norm) -> None:
+    buffers, data = writer.buffers, layer.data
+    source, target = buffers.values[layer.inputs[0]], buffers.values[layer.out]
+    table = buffers.norms[layer.out].table
+    parts, small, step = writer.part_of(data)
+    if not layer.fixed:
+        _statistics(writer, layer)
+    shortcut = buffers.values[layer.inputs[1]] if len(layer.inputs) > 1 else None
+    kernel, _ = writer.library.use(norm.normalize, small, add=shortcut is not None, relu=layer.relu)
+
+    def arguments(block: int, part: int) -> tuple[int, ...]:
+        added = 0 if shortcut is None else shortcut.row(block, part * step)
+        return source.row(block, part * step), table.row(part * small.channels), target.row(block, part * step), added
+
+    writer.each_part(kernel, arguments, (2 if shortcut is None else 3) * data.size, parts)
+
+
+def _statistics(writer: Writer, layer: Norm) -> None:
+    """From all blocks to the table of the layer: here the chains meet."""
     buffers, use, module, data = writer.buffers, writer.library.use, layer.module, layer.data
-    source, target, rows = buffers.values[layer.inputs[0]], buffers.values[layer.out], buffers.norms[layer.out]
-    counts, table = buffers.counts[data.area], rows.table
+    source, rows, counts = buffers.values[layer.inputs[0]], buffers.norms[layer.out], buffers.counts[data.area]
     parts, small, step = writer.part_of(data)
     kernel, _ = use(norm.statistics, small)
     sums = SUMS * small.channels
@@ -71,19 +109,9 @@ def _norm(writer: Writer, layer: Norm) -> None:
         parts,
     )
     kernel, _ = use(norm.combine, data.channels, eps=module.eps, momentum=float(module.momentum or 0.0))
-    tensors = (module.weight, module.bias, module.running_mean, module.running_var)
-    addresses = (tensor.data_ptr() for tensor in tensors if tensor is not None)
     blocks = buffers.blocks.ctypes.data
-    call = Call(kernel, (rows.sums.address, counts.address, *addresses, table.address, blocks))
+    call = Call(kernel, (rows.sums.address, counts.address, *_addresses(module), rows.table.address, blocks))
     writer.chains.barrier(writer.layer, [call])
-    shortcut = buffers.values[layer.inputs[1]] if len(layer.inputs) > 1 else None
-    kernel, _ = use(norm.normalize, small, add=shortcut is not None, relu=layer.relu)
-
-    def arguments(block: int, part: int) -> tuple[int, ...]:
-        added = 0 if shortcut is None else shortcut.row(block, part * step)
-        return source.row(block, part * step), table.row(part * small.channels), target.row(block, part * step), added
-
-    writer.each_part(kernel, arguments, (2 if shortcut is None else 3) * data.size, parts)
 
 
 def _simple(writer: Writer, layer: Layer) -> None:
