@@ -184,6 +184,17 @@ def test_dynamic_leases_whole_steps_one_by_one_and_exact_shares_in_rounds() -> N
     assert draw(allocator, ledger, [1, 2], speeds) == {1: 88, 2: 44}
 
 
+@given(speeds=st.lists(st.floats(1, 100), min_size=2, max_size=6), every=st.integers(1, 4))
+def test_what_a_round_cannot_share_out_is_carried_over_to_the_next(speeds: list[float], every: int) -> None:
+    plan = Plan(num_samples=5000, epochs=1, batch_size=8, every=every, seed=0)
+    allocator, ledger = Dynamic().start(plan), Ledger(5000)
+    by_worker, given_ = dict(enumerate(speeds)), Counter[int]()
+    for _ in range(20):
+        given_.update(draw(allocator, ledger, list(by_worker), by_worker))
+        exact = {worker: given_.total() * speed / sum(speeds) for worker, speed in by_worker.items()}
+        assert all(abs(given_[worker] - exact[worker]) < 2 for worker in by_worker)
+
+
 def test_one_exchange_per_epoch_covers_the_data_once() -> None:
     plan = Plan(num_samples=1000, epochs=2, batch_size=10, every="epoch", seed=0)
     allocator, ledger = Dynamic().start(plan), Ledger(1000)

@@ -55,7 +55,7 @@ class GossipCoordinator(Coordinator):
     def __init__(self, setup: Setup, weights: Vector | None) -> None:
         super().__init__(setup, weights)
         assert isinstance(setup.strategy, Peers)
-        self._rate = setup.strategy.message_rate()
+        self._rule = setup.strategy
         self._holders: set[int] = set()  # workers with weights of their own, or with a message of such a one coming
         self._founders: dict[int, float] = {}  # who is about to get the global weights, and the mass to go with them
         self._uncollected: list[Lease] = []  # committed, but not in the global weights
@@ -163,10 +163,12 @@ class GossipCoordinator(Coordinator):
     def _next_message(self, worker: int) -> tuple[int | None, int | None]:
         """After how many samples the worker sends its weights, and to whom."""
         others = sorted(other for other in self._holders - {worker} if self.members[other].present)
-        if not self._rate or not others:
+        speeds = self.speeds()
+        rate = self._rule.message_rate(speeds[worker] * len(speeds) / sum(speeds.values()))
+        if not rate or not others:
             return None, None
         rng = np.random.default_rng((self.setup.plan.seed, GOSSIP, self.supply.ledger.next_id))
-        return int(rng.geometric(self._rate)) * self.setup.plan.batch_size, int(rng.choice(others))
+        return int(rng.geometric(rate)) * self.setup.plan.batch_size, int(rng.choice(others))
 
     def _send(self, member: Member, leases: list[Lease], greet: int | None, now: float) -> Send:
         member.heard_s, member.awaiting, member.base_version = now, False, self.model.version
@@ -211,7 +213,7 @@ class GossipCoordinator(Coordinator):
 
     def _wait_for_messages(self, mass: float) -> None:
         """At the end, ask again while messages may be under way: what they carry would be missing from the mean."""
-        missing = self._rate and mass < 1 - 1e-9 and mass != self._collected_mass
+        missing = self._rule.message_rate(1.0) and mass < 1 - 1e-9 and mass != self._collected_mass
         self._collected_mass = mass
         if self.supply.exhausted and missing:
             self._collect()

@@ -38,6 +38,7 @@ class DynamicAllocator(Allocator):
 
     A lease holds ``every`` local steps for the fastest worker and is in proportion for the others: whole steps, at
     least one, where workers come one by one; exact to the sample in rounds, which last as long as their slowest lease.
+    What a worker is owed of a sample is carried over to its next round, so that shares are exact in the long run, too.
     Towards the end of the run (of the epoch, in rounds) leases shrink to each worker's share of what is left, so that
     all finish together.
     """
@@ -45,6 +46,7 @@ class DynamicAllocator(Allocator):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self._dealt = 0
+        self._owed: dict[int, float] = {}
 
     def join(self, worker: int) -> None:
         """Nothing to prepare: the pool is common."""
@@ -72,11 +74,12 @@ class DynamicAllocator(Allocator):
 
     def snapshot(self) -> dict[str, Any]:
         """The state as a tree for a checkpoint."""
-        return {"dealt": self._dealt}
+        return {"dealt": self._dealt, "owed": [list(item) for item in self._owed.items()]}
 
     def resume(self, tree: dict[str, Any]) -> None:
         """Take over the state that ``snapshot`` described."""
         self._dealt = tree["dealt"]
+        self._owed = dict(map(tuple, tree["owed"]))
 
     def _deal(self, ledger: Ledger) -> None:
         self._dealt += 1
@@ -100,4 +103,8 @@ class DynamicAllocator(Allocator):
     def _round(self, ready: Sequence[int], left: int, speeds: Mapping[int, float]) -> dict[int, int]:
         parts = {worker: speeds[worker] for worker in ready}
         full = min(self.plan.num_samples / sum(speeds.values()), self.plan.lease_size / max(speeds.values()))
-        return apportion(min(left, max(1, round(full * sum(parts.values())))), parts)
+        size, speed = min(left, max(1, round(full * sum(parts.values())))), sum(parts.values())
+        exact = {worker: size * part / speed + self._owed.get(worker, 0.0) for worker, part in parts.items()}
+        given = apportion(size, {worker: max(0.0, due) for worker, due in exact.items()})
+        self._owed = {worker: exact[worker] - given[worker] for worker in parts}
+        return given

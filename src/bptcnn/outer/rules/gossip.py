@@ -32,8 +32,12 @@ class Peers(UpdateRule):
         """``sum_j scale_j x_j``: the global weights before do not count (see ``UpdateRule.move``)."""
         return total(scales, deltas), memory
 
-    def message_rate(self) -> float:
-        """p, the chance that a local step is followed by a message to another worker."""
+    def message_rate(self, part: float) -> float:
+        """The chance that a local step is followed by a message to another worker.
+
+        Args:
+            part: the worker's speed over the mean of all.
+        """
         return 0.0
 
 
@@ -48,6 +52,10 @@ class Gosgd(Peers):
     so the sum of alpha over workers and messages under way stays 1, and no message changes the sum of alpha x. The
     global weights are the mean of the workers' by alpha.
 
+    Where workers differ in speed the published form gives those least weight that learn most: who makes r steps a
+    second halves its alpha p r times, so alpha settles at c / r, and the mean moves as fast as m workers of the
+    *harmonic* mean of the speeds would move it. Sending equally often, all keep 1 / m.
+
     Example:
         >>> reports = [Contribution(worker, None, 0, 0, 0.5, mass) for worker, mass in enumerate((0.75, 0.25))]
         >>> Gosgd().scales(reports, {}, 0)
@@ -60,9 +68,13 @@ class Gosgd(Peers):
     p: float = Field(default=0.25, gt=0, le=1)
     """The chance that a local step is followed by a message; it takes the place of ``exchange.every``."""
 
-    def message_rate(self) -> float:
-        """P (see ``Peers.message_rate``)."""
-        return self.p
+    balanced: bool = True
+    """Let all workers send equally often: p is the chance of a worker of mean speed, faster ones have less. ``false``:
+    p for every step of every worker, as published."""
+
+    def message_rate(self, part: float) -> float:
+        """``p``, or p over the worker's part (see ``Peers.message_rate``)."""
+        return min(1.0, self.p / part) if self.balanced else self.p
 
     def cadence(self, every: int | Literal["epoch"]) -> int | Literal["epoch"]:
         """As long as chance has it (see ``UpdateRule.cadence``)."""
@@ -75,7 +87,7 @@ class Alone(Peers):
     The naive baseline of the GoSGD paper.
 
     Example:
-        >>> Alone().message_rate()
+        >>> Alone().message_rate(1.0)
         0.0
     """
 
