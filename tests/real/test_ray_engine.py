@@ -32,6 +32,7 @@ from bptcnn.errors import ClusterError, DivergedError, TrainingError, WorkerErro
 from bptcnn.folder import RunFolder
 from bptcnn.models import FlatModel, load_model
 from bptcnn.outer.status import Status
+from bptcnn.wire import Sizes
 
 pytestmark = pytest.mark.real
 
@@ -81,6 +82,11 @@ def replayed(run: Run, config: RunConfig) -> list[tuple[Any, Any]]:
     return [(step.recorded, step.ordered) for step in replay(run.path / "events.jsonl", setup)]
 
 
+def sizes(config: RunConfig) -> Sizes:
+    job = prepare(config, None, load(config.data, config.seed))
+    return job.sizes(FlatModel(job.network()).num_weights)
+
+
 def leases(folder: Path) -> list[Any]:
     """Who was sent which version and which samples, in order."""
     return [(e["worker"], e["version"], e["leases"]) for e in events_of(folder) if e["event"] == "send"]
@@ -108,12 +114,28 @@ def test_workers_that_die_or_stand_still_are_replaced_and_nothing_is_lost(
 def test_a_worker_that_dies_among_peers_takes_nothing_along_but_its_lease(tmp_path: Path) -> None:
     observer = Saboteur()
     observer.strike(0.3, signal.SIGKILL, "Worker", 0)
-    run = a_run(tmp_path, observer, strategy="gosgd", workers={"count": 3, "speeds": (2000.0, 1000.0, 1000.0)})
+    exchange = {"dtype": "int8"}  # which is bf16 here
+    workers = {"count": 3, "speeds": (2000.0, 1000.0, 1000.0)}
+    run = a_run(tmp_path, observer, strategy="gosgd", exchange=exchange, workers=workers)
     assert closed(run.summary, epochs=EPOCHS)
     assert sum(worker["replaced"] for worker in run.summary["workers"]) == 1
     assert all(worker["samples"] for worker in run.summary["workers"])
     masses = [entry["mass"] for entry in events_of(run.path) if entry["event"] == "reported"][-3:]
     assert 0.2 < sum(masses) < 1 - 1e-6  # the rest has died
+    assert run.summary["test_accuracy"] > 0.9
+
+
+def test_packed_weights_are_learned_from_as_well_and_by_those_who_come_later_too(tmp_path: Path) -> None:
+    observer = Saboteur()
+    observer.strike(0.4, signal.SIGKILL, "Worker")
+    run = a_run(tmp_path, observer, strategy="easgd", exchange={"every": 4, "dtype": "int8"})
+    assert closed(run.summary, epochs=EPOCHS)
+    assert sum(worker["replaced"] for worker in run.summary["workers"]) == 1
+    full, packed = sizes(RunConfig(exchange={"dtype": "int8"}))[:2]
+    assert full / packed == pytest.approx(3.93, abs=0.03)
+    assert run.summary["bytes_pushed"] == packed * sum(worker["pushes"] for worker in run.summary["workers"])
+    sends = sum(entry["event"] == "send" for entry in events_of(run.path))
+    assert run.summary["bytes_pulled"] == packed * sends + 3 * (full - packed)  # the first answers of three lives
     assert run.summary["test_accuracy"] > 0.9
 
 
