@@ -8,7 +8,8 @@ Timed, in the worker's process, with the local steps left out:
 
 - ``difference``: local minus base weights (``LocalWorker.finish``);
 - ``push + merge + pull``: from the call of ``ServerActor.push`` to its answer in hand: the difference into shared
-  memory, the ledger, the journal, the merge, the new weights into shared memory and out;
+  memory, the ledger, the journal, the merge, the new weights into shared memory and out; with ``--dtype`` also packing
+  and unpacking on both sides;
 - ``fold``: the answer into the local weights (``LocalWorker.receive``);
 - ``exchange``: the three together. A run hides most of it behind the next local steps; here the worker waits.
 
@@ -25,9 +26,8 @@ import socket
 import tempfile
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import record
@@ -45,6 +45,7 @@ from bptcnn.engine.translate import pushed, work
 from bptcnn.folder import RunFolder
 from bptcnn.models import FlatModel
 from bptcnn.outer.messages import Send, Vector
+from bptcnn.wire import Dtype
 
 import ray  # isort: skip - after the engine, which sets Ray's environment
 
@@ -82,7 +83,7 @@ class Stopwatch(WorkerActor):
             marks = [time.perf_counter()]
             message = pushed(self._worker, answer.incarnation, local.finish())
             marks.append(time.perf_counter())
-            answer = self._ask("push", replace(message, delta=None), message.delta).result()
+            answer = self._push(message).result()
             assert isinstance(answer, Send)
             marks.append(time.perf_counter())
             local.receive(answer.version, answer.weights, [work(lease) for lease in answer.leases])
@@ -152,7 +153,7 @@ def fill(connection: socket.socket, vector: Vector) -> bool:
     return True
 
 
-def make_job(num_weights: int, num_leases: int) -> Job:
+def make_job(num_weights: int, num_leases: int, dtype: str) -> Job:
     """A linear network of about so many weights, and an image for each lease."""
     num_classes = max(2, num_weights // SIDE**2)
     random = np.random.default_rng(0)
@@ -162,6 +163,7 @@ def make_job(num_weights: int, num_leases: int) -> Job:
         "epochs": 1,
         "batch_size": 1,
         "exchange.every": 1,
+        "exchange.dtype": dtype,
         "optimizer.lr": 1e-4,
         "allocation.name": "uniform",
         "strategy.name": "agwu",
@@ -218,15 +220,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="push, merge and pull between one worker and the server")
     parser.add_argument("--samples", type=int, default=300, help="exchanges to time")
     parser.add_argument("--weights", type=int, default=2_500_000, help="about how many weights the network has")
+    parser.add_argument("--dtype", choices=get_args(Dtype), default="fp32", help="how vectors travel")
     parser.add_argument("--out", type=Path, default=record.RECORDS, help="folder of the record")
     options = parser.parse_args()
     load_before = record.load()
-    job = make_job(options.weights, WARM_UP + options.samples + 8)
+    job = make_job(options.weights, WARM_UP + options.samples + 8, options.dtype)
     with tempfile.TemporaryDirectory() as folder:
         series = in_series(measure(job, options.samples, Path(folder) / "run"))
     record.show(series)
     num_weights = FlatModel(job.network()).num_weights
-    settings = {"weights": num_weights, "samples": options.samples, "warm_up": WARM_UP}
+    settings = {"weights": num_weights, "samples": options.samples, "warm_up": WARM_UP, "dtype": options.dtype}
     print(record.write(options.out, "exchange", settings, series, load_before))
 
 

@@ -23,6 +23,7 @@ LEVELS = {
     "errors": 0,
     "section": 1,
     "durable": 1,
+    "wire": 1,
     "data": 2,
     "models": 2,
     "checkpoint": 2,

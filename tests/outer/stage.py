@@ -44,6 +44,7 @@ from bptcnn.outer.messages import (
 from bptcnn.outer.milestones import CheckpointConfig, EvaluationConfig
 from bptcnn.outer.pace import FaultConfig
 from bptcnn.outer.rules import Agwu, Sgwu, Strategy
+from bptcnn.wire import Sizes
 
 ALLOCATIONS: list[Allocation] = [Uniform(), Idpa(), Dynamic()]
 RULES: list[Strategy] = [Agwu(), Sgwu()]
@@ -78,7 +79,7 @@ def a_setup(
         evaluation=EvaluationConfig(every=evaluate_every),
         checkpoint=CheckpointConfig(every_s=checkpoint_s),
         num_workers=num_workers,
-        vector_bytes=32,
+        sizes=Sizes(full=32, push=32, pull=32),
     )
 
 

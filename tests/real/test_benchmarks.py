@@ -34,6 +34,14 @@ def test_merge_against_copy(tmp_path: Path) -> None:
     assert [one["n"] for one in record["series"].values()] == [4, 4, 4]
 
 
+def test_wire_packs_and_learns_in_every_dtype(tmp_path: Path) -> None:
+    options = "--samples 3 --weights 5000 --data digits --model case1 --epochs 1 --rules agwu --seeds 1"
+    series = run("wire", tmp_path, *options.split())["series"]
+    [small], [large] = (series[f"agwu, {dtype}: bytes_pushed"]["samples"] for dtype in ("int8", "fp32"))
+    assert large / small == pytest.approx(3.93, abs=0.03)
+    assert [series[name]["n"] for name in ("copy", "pack int8", "unpack bf16")] == [3, 3, 3]
+
+
 def test_rules_gathers_folders_of_one_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, level in (("one", "HL1"), ("two", "HL8")):
         (tmp_path / name).mkdir()

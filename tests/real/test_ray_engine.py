@@ -32,6 +32,7 @@ from bptcnn.errors import ClusterError, DivergedError, TrainingError, WorkerErro
 from bptcnn.folder import RunFolder
 from bptcnn.models import FlatModel, load_model
 from bptcnn.outer.status import Status
+from bptcnn.wire import Sizes
 
 pytestmark = pytest.mark.real
 
@@ -81,6 +82,11 @@ def replayed(run: Run, config: RunConfig) -> list[tuple[Any, Any]]:
     return [(step.recorded, step.ordered) for step in replay(run.path / "events.jsonl", setup)]
 
 
+def sizes(config: RunConfig) -> Sizes:
+    job = prepare(config, None, load(config.data, config.seed))
+    return job.sizes(FlatModel(job.network()).num_weights)
+
+
 def leases(folder: Path) -> list[Any]:
     """Who was sent which version and which samples, in order."""
     return [(e["worker"], e["version"], e["leases"]) for e in events_of(folder) if e["event"] == "send"]
@@ -94,10 +100,16 @@ def test_workers_that_die_or_stand_still_are_replaced_and_nothing_is_lost(
     observer.strike(0.2, signal.SIGSTOP, "Worker", 1)
     patience = {"patience_s": 1.0, "first_s": 5.0}
     three = {"count": 3, "speeds": (2000.0, 1000.0, 1000.0)}
-    run = a_run(tmp_path, observer, faults=patience, workers=three)
+    exchange = {"every": 4, "dtype": "int8"}  # whoever joins has to be given what the differences are to
+    run = a_run(tmp_path, observer, faults=patience, workers=three, strategy="easgd", exchange=exchange)
     assert closed(run.summary, epochs=EPOCHS)
     assert run.summary["samples"]["returned"] > 0
     assert sum(worker["replaced"] for worker in run.summary["workers"]) == 2
+    assert run.summary["test_accuracy"] > 0.9
+    full, push, pull = sizes(RunConfig(strategy="easgd", exchange=exchange))
+    assert run.summary["bytes_pushed"] == push * sum(worker["pushes"] for worker in run.summary["workers"])
+    sends = [(entry["worker"], entry["incarnation"]) for entry in events_of(run.path) if entry["event"] == "send"]
+    assert run.summary["bytes_pulled"] == pull * len(sends) + (full - pull) * len(set(sends))
     replaced = [notice.split(": ")[1].split(" for ")[0] for notice in observer.notices if " is replaced: " in notice]
     assert sorted(replaced) == ["it was silent", "its process died"]
     assert drawn(run) == [0, 1, 2]  # those who took their places have told, too
@@ -108,7 +120,9 @@ def test_workers_that_die_or_stand_still_are_replaced_and_nothing_is_lost(
 def test_a_worker_that_dies_among_peers_takes_nothing_along_but_its_lease(tmp_path: Path) -> None:
     observer = Saboteur()
     observer.strike(0.3, signal.SIGKILL, "Worker", 0)
-    run = a_run(tmp_path, observer, strategy="gosgd", workers={"count": 3, "speeds": (2000.0, 1000.0, 1000.0)})
+    exchange = {"dtype": "int8"}  # which is bf16 here
+    workers = {"count": 3, "speeds": (2000.0, 1000.0, 1000.0)}
+    run = a_run(tmp_path, observer, strategy="gosgd", exchange=exchange, workers=workers)
     assert closed(run.summary, epochs=EPOCHS)
     assert sum(worker["replaced"] for worker in run.summary["workers"]) == 1
     assert all(worker["samples"] for worker in run.summary["workers"])

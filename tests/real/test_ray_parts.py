@@ -22,6 +22,7 @@ from real.processes import command, title_of, until
 from bptcnn.api import train
 from bptcnn.config import RunConfig
 from bptcnn.engine.job import Job
+from bptcnn.engine.packing import Letter, WorkerEnd
 from bptcnn.engine.ray import evaluation, fate, past
 from bptcnn.engine.ray.cluster import cluster
 from bptcnn.engine.ray.evaluation import Evaluator
@@ -31,6 +32,7 @@ from bptcnn.errors import CheckpointError, ClusterError, RunFolderError, Trainin
 from bptcnn.folder import RunFolder
 from bptcnn.models import FlatModel
 from bptcnn.outer.messages import Evaluate, Evaluated, Finish, Pushed, Refuse, Replace, Send
+from bptcnn.wire import Packed
 
 FIRST = np.zeros(4, np.float32)
 FAULTS = {"patience_s": 0.01, "first_s": 0.01, "slack": 1.0, "join_s": 60.0}
@@ -62,8 +64,8 @@ def a_push(answer: Send, sequence: int = 1) -> Pushed:
 
 async def joined(actor: ServerActor) -> Send:
     answer = await actor.join(0, 1000.0)
-    assert isinstance(answer, Send)
-    return answer
+    assert isinstance(answer, Letter)
+    return answer.message
 
 
 def test_a_push_of_a_worker_that_was_given_up_is_refused(folder: RunFolder) -> None:
@@ -76,7 +78,26 @@ def test_a_push_of_a_worker_that_was_given_up_is_refused(folder: RunFolder) -> N
         assert isinstance(orders[0], Replace)
         anew = await joined(actor)
         assert isinstance(await actor.push(a_push(late), FIRST), Refuse)
-        assert isinstance(await actor.push(a_push(anew), FIRST), Send)
+        assert isinstance(await actor.push(a_push(anew), FIRST), Letter)
+
+    asyncio.run(story())
+
+
+def test_packed_weights_are_read_and_written_by_the_server(folder: RunFolder) -> None:
+    async def story() -> None:
+        actor = server(folder, exchange={"every": 4, "dtype": "int8"}, strategy="local-sgd")
+        await actor.poll(FIRST)
+        end = WorkerEnd(actor._setup.strategy, "int8")
+        first = await actor.join(0, 1000.0)
+        assert isinstance(first, Letter)
+        assert first.vector is FIRST
+        sent = end.pack(replace(a_push(end.open(first)), delta=np.array([127, 2, 0.4, 0], np.float32)))
+        assert isinstance(sent.vector, Packed)
+        second = await actor.push(sent.message, sent.vector)
+        assert isinstance(second, Letter)
+        assert isinstance(second.vector, Packed)
+        weights = actor._server.coordinator.model.weights
+        assert end.open(second).weights.tolist() == weights.tolist() == [127, 2, 0, 0]
 
     asyncio.run(story())
 

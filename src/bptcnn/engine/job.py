@@ -12,6 +12,8 @@ from torch import nn
 from bptcnn.config import RunConfig
 from bptcnn.data import DataPair, Samples
 from bptcnn.data.subset import hold_out
+from bptcnn.engine import packing
+from bptcnn.engine.packing import ServerEnd, WorkerEnd
 from bptcnn.errors import ConfigError, ModelError
 from bptcnn.folder import RunFolder
 from bptcnn.inner import Exchange, Learner, LocalWorker, Mixing, OptimizerConfig
@@ -19,6 +21,7 @@ from bptcnn.models import FlatModel, ModelConfig, adopt, build, freeze, read_mod
 from bptcnn.outer.allocation import Plan
 from bptcnn.outer.coordinator import Setup
 from bptcnn.outer.rules import Strategy
+from bptcnn.wire import Sizes
 
 Factory = ModelConfig | Callable[..., nn.Module]
 State = Mapping[str, torch.Tensor]
@@ -96,6 +99,18 @@ class Job:
         mixing = None if self.rule.central else Mixing(flat)
         return LocalWorker(config.batch_size, self.optimizer, config.schedule, learner, exchange, mixing)
 
+    def worker_end(self) -> WorkerEnd:
+        """A worker's end of its connection to the server, for one incarnation."""
+        return WorkerEnd(self.rule, self.config.exchange.dtype)
+
+    def server_end(self) -> ServerEnd:
+        """The server's end of the connections."""
+        return ServerEnd(self.rule, self.config.exchange.dtype)
+
+    def sizes(self, num_weights: int) -> Sizes:
+        """What vectors of this length weigh on their ways."""
+        return packing.sizes(self.rule, self.config.exchange.dtype, num_weights)
+
     def setup(self, *, num_weights: int, session: int) -> Setup:
         """The coordinator's fixed facts.
 
@@ -114,7 +129,7 @@ class Job:
             evaluation=config.evaluation,
             checkpoint=config.checkpoint,
             num_workers=config.workers.count,
-            vector_bytes=4 * num_weights,
+            sizes=self.sizes(num_weights),
             session=session,
         )
 

@@ -74,7 +74,8 @@ class CentralCoordinator(Coordinator):
     def _send(self, member: Member, leases: list[Lease], now: float) -> Send:
         member.heard_s = now
         member.awaiting, member.base_version = False, self.model.version
-        self.tally.bytes_pulled += self.setup.vector_bytes
+        sizes = self.setup.sizes
+        self.tally.bytes_pulled += sizes.pull if member.sequence else sizes.full
         return Send(member.worker, member.incarnation, self.model.version, self.model.weights, tuple(leases))
 
     # ----------------------------------------------------------------------------------- milestones

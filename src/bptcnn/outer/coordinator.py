@@ -42,6 +42,7 @@ from bptcnn.outer.pace import FaultConfig
 from bptcnn.outer.rules import Strategy
 from bptcnn.outer.supply import Supply
 from bptcnn.outer.tally import Tally
+from bptcnn.wire import Sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Setup:
         evaluation: when accuracy is measured.
         checkpoint: when state is saved.
         num_workers: workers to wait for at the start.
-        vector_bytes: size of one weight vector on the wire.
+        sizes: of a weight vector on its ways.
         session: how often the coordinator was restarted from a checkpoint.
     """
 
@@ -69,7 +70,7 @@ class Setup:
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     num_workers: int
-    vector_bytes: int
+    sizes: Sizes
     session: int = 0
 
     @property
@@ -174,7 +175,7 @@ class Coordinator(ABC):
 
     def _bytes_for(self, lease: Lease) -> int:
         """What the weights that a lease leads to weigh on their way."""
-        return self.setup.vector_bytes
+        return self.setup.sizes.push
 
     @abstractmethod
     def _take_in(self, push: Pushed, lease: Lease) -> None:

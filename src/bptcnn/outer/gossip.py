@@ -83,7 +83,7 @@ class GossipCoordinator(Coordinator):
             self._collection.reports.pop(worker, None)
 
     def _bytes_for(self, lease: Lease) -> int:
-        return 0 if lease.to is None else self.setup.vector_bytes
+        return 0 if lease.to is None else self.setup.sizes.push
 
     def _take_in(self, push: Pushed, lease: Lease) -> None:
         self._uncollected.append(lease)
@@ -176,8 +176,8 @@ class GossipCoordinator(Coordinator):
         if self._collection is not None and asked:
             self._collection.since[member.worker] = []
         weights = None if mass is None else self.model.weights
-        self.tally.bytes_pulled += 0 if mass is None else self.setup.vector_bytes
-        self.tally.bytes_pushed += 0 if greet is None else self.setup.vector_bytes
+        self.tally.bytes_pulled += 0 if mass is None else self.setup.sizes.full
+        self.tally.bytes_pushed += 0 if greet is None else self.setup.sizes.push
         report = asked or not self.supply.held(member.worker)  # an answer that a worker without work is free again
         version = self.model.version
         return Send(member.worker, member.incarnation, version, weights, tuple(leases), mass, report, greet)
@@ -205,7 +205,7 @@ class GossipCoordinator(Coordinator):
         for contribution in collection.reports.values():
             self.model.add(contribution)
         self.model.merge({})
-        self.tally.bytes_pushed += len(collection.reports) * self.setup.vector_bytes
+        self.tally.bytes_pushed += len(collection.reports) * self.setup.sizes.full
         later = {lease.id for leases in collection.since.values() for lease in leases}
         new = self._holders - collection.since.keys()
         self._uncollected = [lease for lease in self._uncollected if lease.id in later or lease.worker in new]

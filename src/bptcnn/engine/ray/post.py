@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from bptcnn.inner import Parcel
+from bptcnn.wire import Dtype, encode
 
 NAP_S = 0.25
 """How long a worker without weights waits before it looks around."""
@@ -24,10 +25,11 @@ class Post:
 
     Args:
         server: handle of the server actor, which knows where the others are.
+        dtype: how weights travel.
     """
 
-    def __init__(self, server: Any) -> None:
-        self._server = server
+    def __init__(self, server: Any, dtype: Dtype) -> None:
+        self._server, self._dtype = server, dtype
         self._box: SimpleQueue[Parcel] = SimpleQueue()
         self._postman = ThreadPoolExecutor(1)
         self._under_way: list[Future[None]] = []
@@ -65,8 +67,8 @@ class Post:
     def _carry(self, to: int, parcel: Parcel) -> None:
         try:
             handle = ray.get(self._server.peer.remote(to))
-            if handle is not None:
-                ray.get(handle.take.remote(*parcel))
+            if handle is not None and parcel.weights is not None:
+                ray.get(handle.take.remote(parcel.mass, encode(parcel.weights, self._dtype)))
                 return
         except ray.exceptions.RayError:
             pass  # it, or the server, died

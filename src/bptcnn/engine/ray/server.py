@@ -14,6 +14,7 @@ import torch
 from bptcnn import checkpoint
 from bptcnn.config import RunConfig
 from bptcnn.engine.journal import Journal
+from bptcnn.engine.packing import Letter, ServerEnd
 from bptcnn.engine.ray.fate import die_with_parent
 from bptcnn.engine.ray.past import hold, look_back
 from bptcnn.engine.server import Server, start_or_restore, write_checkpoint
@@ -41,11 +42,12 @@ from bptcnn.outer.messages import (
     WorkerLost,
 )
 from bptcnn.outer.status import Status
+from bptcnn.wire import Wire
 
 TICK_S = 0.25
 """How often deadlines are looked at."""
 
-Answer: TypeAlias = Send | Refuse | Finish
+Answer: TypeAlias = Letter[Send] | Refuse | Finish
 Order: TypeAlias = Replace | Dismiss | Evaluate | Finish
 
 
@@ -80,6 +82,7 @@ class ServerActor:
         self._calls: dict[int, asyncio.Future[Answer]] = {}
         self._orders: list[Order] = []
         self._handles: dict[int, Any] = {}
+        self._end = ServerEnd(setup.strategy, setup.exchange.dtype)
 
     def _open(self, first: Vector) -> None:
         """Begin a session: alone, on the run's own clock, from the newest checkpoint or the first weights."""
@@ -120,17 +123,17 @@ class ServerActor:
         self._handles[worker] = handle
         return await self._call(worker, WorkerJoined(worker, samples_per_s))
 
-    async def push(self, message: Pushed, delta: Vector) -> Answer:
+    async def push(self, message: Pushed, delta: Wire) -> Answer:
         """A worker delivers a difference.
 
         Args:
             message: all but the difference.
-            delta: float32 [num_weights], in shared memory.
+            delta: as it travels, in shared memory.
 
         Returns:
             Weights and leases, once the merge is done and there is work.
         """
-        return await self._call(message.worker, replace(message, delta=delta))
+        return await self._call(message.worker, self._end.open(Letter(message, delta)))
 
     async def report(self, message: Reported, weights: Vector, *, waits: bool) -> Answer | None:
         """A worker among others with weights of their own tells its own.
@@ -253,7 +256,7 @@ class ServerActor:
     def _dispatch(self, commands: list[Command]) -> None:
         for command in commands:
             if isinstance(command, Send):
-                self._calls.pop(command.worker).set_result(command)
+                self._calls.pop(command.worker).set_result(self._end.pack(command))
             elif isinstance(command, Replace | Dismiss):
                 self._calls.pop(command.worker, None)
             elif isinstance(command, Finish):

@@ -7,17 +7,17 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import ray
 import torch
 
 from bptcnn.engine.job import Job
+from bptcnn.engine.packing import Letter, parcel_dtype
 from bptcnn.engine.ray.failure import described
 from bptcnn.engine.ray.fate import die_with_parent
 from bptcnn.engine.ray.post import Post
-from bptcnn.engine.ray.server import Answer
 from bptcnn.engine.translate import pushed, reported, work
 from bptcnn.errors import ConfigError, DivergedError, WorkerError
 from bptcnn.inner import LocalWorker, Parcel, Throttle
@@ -25,7 +25,8 @@ from bptcnn.inner.account import LastStep
 from bptcnn.inner.machine.devices import device_named
 from bptcnn.inner.machine.hardware import num_cores
 from bptcnn.inner.machine.memory import keep_memory
-from bptcnn.outer.messages import Refuse, Send, Vector
+from bptcnn.outer.messages import Finish, Pushed, Refuse, Send
+from bptcnn.wire import Wire, decode
 
 PROBE_STEPS = 2
 """Timed local steps that a worker's first speed is measured on, after one that warms up."""
@@ -38,6 +39,8 @@ RETRY_S = 0.25
 
 LOST_SERVER_S = 240.0
 """After so long without a server a worker gives up; longer than the driver, which then says so."""
+
+Answer: TypeAlias = Send | Refuse | Finish
 
 
 class WorkerActor:
@@ -61,7 +64,8 @@ class WorkerActor:
         self._server = server
         self._throttle = Throttle(samples_per_s, clock=time.perf_counter, sleep=time.sleep) if samples_per_s else None
         self._messenger = ThreadPoolExecutor(1)
-        self._post = Post(server)
+        self._post = Post(server, parcel_dtype(job.config.exchange.dtype))
+        self._end = job.worker_end()
         self._device = torch.device("cpu")
         sys.setswitchinterval(SWITCH_S)
 
@@ -107,7 +111,7 @@ class WorkerActor:
 
     def _train(self, speed: float) -> Answer:
         """The life of one incarnation; returns what ended it."""
-        local = self._job.local_worker(self._learner)
+        local, self._end = self._job.local_worker(self._learner), self._job.worker_end()
         handle = ray.get_runtime_context().current_actor
         call: Future[Answer] | None = self._ask("join", self._worker, speed, handle)
         incarnation = 0
@@ -122,8 +126,7 @@ class WorkerActor:
                 call = self._receive(local, answer)
             elif local.done:
                 finished = local.finish()
-                message = pushed(self._worker, incarnation, finished)
-                call = self._ask("push", replace(message, delta=None), message.delta)
+                call = self._push(pushed(self._worker, incarnation, finished))
                 if finished.to is not None and finished.parcel is not None:
                     self._post.send(finished.to, finished.parcel)
             elif local.idle:
@@ -146,18 +149,29 @@ class WorkerActor:
         call = self._ask("report", replace(message, weights=None), message.weights, waits=waits)
         return call if waits else None
 
-    def take(self, mass: float, weights: Vector) -> None:
+    def take(self, mass: float, weights: Wire) -> None:
         """Another worker sends its weights; they are mixed in between two steps.
 
         Args:
             mass: what they count for.
-            weights: float32 [num_weights], in shared memory.
+            weights: as they travel, in shared memory.
         """
-        self._post.deliver(Parcel(mass, weights))
+        self._post.deliver(Parcel(mass, decode(weights)))
 
     def _ask(self, method: str, *arguments: Any, **named: Any) -> Future[Answer]:
         """Call the server in a thread of its own: packing and unpacking weights must not hold up the steps either."""
-        return self._messenger.submit(lambda: ray.get(getattr(self._server, method).remote(*arguments, **named)))
+        return self._messenger.submit(lambda: self._opened(getattr(self._server, method).remote(*arguments, **named)))
+
+    def _push(self, push: Pushed) -> Future[Answer]:
+        def call() -> Answer:
+            letter = self._end.pack(push)
+            return self._opened(self._server.push.remote(letter.message, letter.vector))
+
+        return self._messenger.submit(call)
+
+    def _opened(self, call: Any) -> Answer:
+        answer = ray.get(call)
+        return self._end.open(answer) if isinstance(answer, Letter) else answer
 
     def _step(self, local: LocalWorker) -> None:
         started_s = time.perf_counter()

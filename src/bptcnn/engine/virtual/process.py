@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from bptcnn.engine.packing import Letter, WorkerEnd
 from bptcnn.engine.translate import pushed, reported, work
 from bptcnn.engine.virtual.clock import VirtualClock
 from bptcnn.engine.virtual.trace import SpeedTrace
@@ -25,12 +26,12 @@ class Network(Protocol):
             message: the event to deliver.
         """
 
-    def push(self, process: Process, message: Pushed) -> None:
+    def push(self, process: Process, letter: Letter[Pushed]) -> None:
         """Carry a push.
 
         Args:
             process: who pushes.
-            message: the event to deliver.
+            letter: the event to deliver, packed.
         """
 
     def report(self, process: Process, message: Reported) -> None:
@@ -60,6 +61,7 @@ class Process:
         clock: the virtual clock.
         network: carries its messages.
         make_local: builds the worker's side of the exchange; called anew for each join.
+        make_end: builds its end of the connection; likewise.
 
     Attributes:
         alive: whether it runs.
@@ -74,6 +76,7 @@ class Process:
         clock: VirtualClock,
         network: Network,
         make_local: Callable[[], LocalWorker],
+        make_end: Callable[[], WorkerEnd],
     ) -> None:
         self.worker = worker
         self.alive = True
@@ -81,18 +84,18 @@ class Process:
         self._speed = speed
         self._clock = clock
         self._network = network
-        self._make_local = make_local
+        self._make_local, self._make_end = make_local, make_end
         self.life = 0
         self.join()
 
     def join(self) -> None:
         """Ask for work, forgetting all that an earlier server granted."""
         self.life += 1
-        self._local = self._make_local()
+        self._local, self._end = self._make_local(), self._make_end()
         self._incarnation = 0
         self._stepping = False
         self._in_flight = True
-        self._answers: list[Send] = []
+        self._answers: list[Letter[Send]] = []
         self._parcels: list[Parcel] = []
         self._network.join(self, WorkerJoined(self.worker, self._speed.samples_per_s(self._clock.now)))
 
@@ -100,15 +103,15 @@ class Process:
         """End; whatever is still under way for this process is lost."""
         self.alive = False
 
-    def answer(self, message: Send, life: int) -> None:
+    def answer(self, letter: Letter[Send], life: int) -> None:
         """An answer of the server arrived; it is folded in between two steps.
 
         Args:
-            message: the answer.
+            letter: the answer, packed.
             life: how often this process had joined when it was sent; a later join has broken that connection.
         """
         if life == self.life:
-            self._answers.append(message)
+            self._answers.append(letter)
             self._advance(life)
 
     def take(self, parcel: Parcel, life: int) -> None:
@@ -131,14 +134,14 @@ class Process:
             return
         for parcel in self._parcels:
             self._local.take(parcel)
-        for message in self._answers:
-            self._receive(message)
+        for letter in self._answers:
+            self._receive(self._end.open(letter))
         self._parcels, self._answers = [], []
         if self._local.done and not self._in_flight:
             self._in_flight = True
             with self._named():
                 finished = self._local.finish()
-            self._network.push(self, pushed(self.worker, self._incarnation, finished))
+            self._network.push(self, self._end.pack(pushed(self.worker, self._incarnation, finished)))
             if finished.to is not None and finished.parcel is not None:
                 self._network.send(self, finished.to, finished.parcel)
         if not self._local.idle and not self._local.done:

@@ -89,9 +89,7 @@ class Simulation:
         device_named(self._device)  # which is there, or nothing is written
         self._clock = VirtualClock()
         self._model = FlatModel(job.network())
-        self._wires = Wires(
-            self._clock, link, 4 * self._model.num_weights, self._deliver, self._hand, central=job.rule.central
-        )
+        self._wires = Wires(self._clock, link, job, self._model.num_weights, self._deliver, self._hand)
         self._weights = None if timing_only else self._model.snapshot()
         self._journal = Journal(folder.events_path, folder.tensorboard_path, start_s=0.0)
         self._server: Server | None = self._start_server()
@@ -237,7 +235,7 @@ class Simulation:
 
         make_local = partial(self._job.local_worker, learner)
         speed = self._traces(worker, self._speeds[worker])
-        self._processes[worker] = Process(worker, speed, self._clock, self._wires, make_local)
+        self._processes[worker] = Process(worker, speed, self._clock, self._wires, make_local, self._job.worker_end)
 
     def _restart_process(self, worker: int) -> None:
         """Start a process, unless it was ordered twice."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from bptcnn.engine.job import Job
+from bptcnn.engine.packing import Letter, parcel_dtype
 from bptcnn.engine.virtual.clock import VirtualClock
 from bptcnn.engine.virtual.link import Link
 from bptcnn.engine.virtual.process import Process
 from bptcnn.inner import Parcel
 from bptcnn.outer.messages import Pushed, Reported, Send, WorkerJoined
+from bptcnn.wire import decode, encode
 
 CONTROL_BYTES = 256
 """A message without weights."""
@@ -21,25 +24,27 @@ class Wires:
     Args:
         clock: the virtual clock.
         link: between each worker and the server.
-        vector_bytes: size of one weight vector.
+        job: what is trained, and how vectors travel.
+        num_weights: their length.
         deliver: hands a message and its sender to the server.
         hand: hands a parcel to a worker; tells whether it is there.
-        central: whether weights go through the server with each push, rather than from worker to worker.
     """
 
     def __init__(
         self,
         clock: VirtualClock,
         link: Link,
-        vector_bytes: int,
+        job: Job,
+        num_weights: int,
         deliver: Callable[[WorkerJoined | Pushed | Reported, Process], None],
         hand: Callable[[int, Parcel], bool],
-        *,
-        central: bool,
     ) -> None:
-        self._clock, self._deliver, self._hand, self._central = clock, deliver, hand, central
+        self._clock, self._deliver, self._hand = clock, deliver, hand
+        self._central, self._end = job.rule.central, job.server_end()
+        self._parcel_dtype = parcel_dtype(job.config.exchange.dtype)
         self._short_s = link.transfer_s(CONTROL_BYTES)
-        self._long_s = link.transfer_s(vector_bytes + CONTROL_BYTES)
+        times = (link.transfer_s(size + CONTROL_BYTES) for size in job.sizes(num_weights))
+        self._full_s, self._push_s, self._pull_s = times
         self._held_up_s: dict[int, float] = {}
         self._doubled: set[int] = set()
 
@@ -52,18 +57,18 @@ class Wires:
         """
         self._clock.after(self._short_s, partial(self._arrive, message, process, process.life))
 
-    def push(self, process: Process, message: Pushed) -> None:
+    def push(self, process: Process, letter: Letter[Pushed]) -> None:
         """Carry a push to the server, late or twice if that was asked for.
 
         Args:
             process: who pushes.
-            message: the event to deliver.
+            letter: the event to deliver, packed.
         """
-        delay_s = (self._long_s if self._central else self._short_s) + self._held_up_s.pop(process.worker, 0.0)
+        delay_s = (self._push_s if self._central else self._short_s) + self._held_up_s.pop(process.worker, 0.0)
         copies = 2 if process.worker in self._doubled else 1
         self._doubled.discard(process.worker)
         for _ in range(copies):
-            self._clock.after(delay_s, partial(self._arrive, message, process, process.life))
+            self._clock.after(delay_s, partial(self._arrive, letter, process, process.life))
 
     def answer(self, process: Process, message: Send) -> None:
         """Carry leases, and weights where it has none of its own, to a process.
@@ -72,9 +77,10 @@ class Wires:
             process: who gets them.
             message: the command to carry out.
         """
-        with_weights = self._central or message.mass is not None
-        delay_s = self._long_s if with_weights else self._short_s
-        self._clock.after(delay_s, partial(process.answer, message, process.life))
+        delay_s = self._pull_s if self._end.changes(message) else self._full_s
+        if not self._central and message.mass is None:
+            delay_s = self._short_s
+        self._clock.after(delay_s, partial(process.answer, self._end.pack(message), process.life))
 
     def report(self, process: Process, message: Reported) -> None:
         """Carry weights that the server asked for.
@@ -83,7 +89,7 @@ class Wires:
             process: who reports.
             message: the event to deliver.
         """
-        self._clock.after(self._long_s, partial(self._arrive, message, process, process.life))
+        self._clock.after(self._full_s, partial(self._arrive, message, process, process.life))
 
     def send(self, process: Process, to: int, parcel: Parcel) -> None:
         """Carry weights to another worker; back, if that one is not there.
@@ -96,10 +102,16 @@ class Wires:
         life = process.life
 
         def arrive() -> None:
-            if not self._hand(to, parcel):
+            if not self._hand(to, self._rounded(parcel)):
                 self._clock.after(self._short_s, partial(process.take, parcel, life))
 
-        self._clock.after(self._long_s, arrive)
+        self._clock.after(self._push_s, arrive)
+
+    def _rounded(self, parcel: Parcel) -> Parcel:
+        """A parcel as it comes out at the other end."""
+        if parcel.weights is None or self._parcel_dtype == "fp32":
+            return parcel
+        return parcel._replace(weights=decode(encode(parcel.weights, self._parcel_dtype)))
 
     def hold_up(self, worker: int, span_s: float) -> None:
         """Let the worker's next push take longer.
@@ -114,7 +126,7 @@ class Wires:
         """Let the worker's next push arrive twice."""
         self._doubled.add(worker)
 
-    def _arrive(self, message: WorkerJoined | Pushed | Reported, process: Process, life: int) -> None:
+    def _arrive(self, message: WorkerJoined | Reported | Letter[Pushed], process: Process, life: int) -> None:
         """Deliver a message; a push outlives its process, but nothing outlives the server that it was sent to."""
-        if life == process.life and (process.alive or isinstance(message, Pushed)):
-            self._deliver(message, process)
+        if life == process.life and (process.alive or isinstance(message, Letter)):
+            self._deliver(self._end.open(message) if isinstance(message, Letter) else message, process)

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from bptcnn.outer.ledger import SHARED, Ledger
 from bptcnn.section import Section
+from bptcnn.wire import Dtype
 
 
 class ExchangeConfig(Section):
@@ -23,6 +24,10 @@ class ExchangeConfig(Section):
     overlap: bool = True
     """Train on while push and pull travel, and, in a round, while others are still at it; what an answer changes is
     then folded in one lease later."""
+
+    dtype: Dtype = "fp32"
+    """How weights travel: ``fp32`` as they are, ``bf16`` in half of the bytes, ``int8`` in about a quarter. Rounded are
+    differences only, and what is lost is added to the next. Gossip has none to send: there ``int8`` means ``bf16``."""
 
     @field_validator("every", mode="before")
     @classmethod

@@ -84,6 +84,9 @@ class UpdateRule(Section, ABC):
     central: ClassVar[bool] = True
     """Whether a server merges; else workers send their weights to one another."""
 
+    pushes_differences: ClassVar[bool] = True
+    """Whether what a worker pushes is what it learned since the last push; else it is its weights as such."""
+
     timed: ClassVar[bool] = False
     """Whether a lease ends by the clock, after the time that it should take."""
 

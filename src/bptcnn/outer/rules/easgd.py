@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -27,6 +27,8 @@ class Elastic(UpdateRule):
     The worker pushes x and hears of the new centre c' only, from which its own move follows: ``a (x - c)`` is
     ``a / (1 - a) (x - c')``. Where the answer comes later, the move is added to what was learned meanwhile.
     """
+
+    pushes_differences: ClassVar[bool] = False
 
     moving_rate: float = Field(default=0.0, ge=0, lt=1)
     """a, the part of the way that worker and centre move towards each other; 0: 0.9 / number of workers."""
