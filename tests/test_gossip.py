@@ -179,7 +179,7 @@ def test_every_sample_is_trained_once_and_learned(tmp_path: Path, rule: dict[str
 
 
 def test_messages_are_as_frequent_as_p_says(tmp_path: Path) -> None:
-    run = play(tmp_path / "run", a_config({"name": "gosgd", "p": 0.2}), size=8000)
+    run = play(tmp_path / "run", a_config({"name": "gosgd", "p": 0.2}, exchange={"batches": "equal"}), size=8000)
     steps, pushes = (sum(worker[key] for worker in run.summary["workers"]) for key in ("steps", "pushes"))
     assert 4000 <= steps < 4020  # a short lease at the end is a short step
     assert pushes / steps == pytest.approx(0.2, abs=0.02)

@@ -362,6 +362,14 @@ def test_a_finished_lease_reports_what_it_came_to() -> None:
     assert worker.idle
 
 
+def test_a_lease_may_say_how_large_its_steps_are() -> None:
+    worker = a_worker(Notes(), batch_size=32)
+    worker.receive(0, None, [replace(a_lease(1, 20), batch_size=5), a_lease(2, 64)])
+    assert [worker.step() for _ in range(4)] == [5] * 4
+    worker.finish()
+    assert [worker.step() for _ in range(2)] == [32] * 2
+
+
 @pytest.mark.parametrize(("span_s", "num_steps"), [(0.1, 1), (0.5, 2), (0.6, 2), (0.63, 3), (9.0, 4)])
 def test_a_lease_ends_when_its_time_is_up_to_the_nearest_step(span_s: float, num_steps: int) -> None:
     worker = a_worker(Notes())

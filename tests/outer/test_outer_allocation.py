@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from math import ceil
 
@@ -193,6 +194,17 @@ def test_what_a_round_cannot_share_out_is_carried_over_to_the_next(speeds: list[
         given_.update(draw(allocator, ledger, list(by_worker), by_worker))
         exact = {worker: given_.total() * speed / sum(speeds) for worker, speed in by_worker.items()}
         assert all(abs(given_[worker] - exact[worker]) < 2 for worker in by_worker)
+
+
+def test_slower_workers_make_smaller_steps_or_fewer() -> None:
+    """Three steps each: of 10, 6 (rounded from 5.5), 3 and 1 samples."""
+    plan = Plan(num_samples=10_000, epochs=2, batch_size=10, every=3, seed=0, proportional=True)
+    allocator, ledger = Dynamic().start(plan), Ledger(10_000)
+    speeds = {0: 2000.0, 1: 1100.0, 2: 550.0, 3: 1.0}
+    assert [plan.step_size(worker, speeds) for worker in speeds] == [10, 6, 3, 1]
+    assert [draw(allocator, ledger, [w], speeds)[w] for w in range(4)] == [30, 18, 9, 3]
+    equal = replace(plan, proportional=False)
+    assert [equal.step_size(worker, speeds) for worker in speeds] == [10] * 4
 
 
 def test_one_exchange_per_epoch_covers_the_data_once() -> None:

@@ -201,7 +201,7 @@ def test_gamma_stays_near_a_quarter_for_four_unequal_workers(allocation: Allocat
 
 def after(rule: Strategy, *rounds: list[float], workers: int = 1) -> tuple[list[float], Memory]:
     """W after each merge, from 0 on, of one weight; a round holds the differences of its workers."""
-    weights, memory, seen = np.zeros(1, np.float32), {}, []
+    rule, weights, memory, seen = rule.settled(workers), np.zeros(1, np.float32), {}, []
     for version, deltas in enumerate(rounds):
         pushes = [push(worker, version, delta=np.array([d], np.float32)) for worker, d in enumerate(deltas)]
         merged = rule.merge(weights, pushes, peers(*[version] * workers), version, memory)
@@ -244,6 +244,13 @@ def test_delayed_nesterov_by_hand() -> None:
 def test_asynchronous_local_sgd_without_momentum_takes_an_equal_part_of_each_push() -> None:
     assert after(AsyncLocalSgd(momentum=0.0), [4.0], [2.0], workers=4) == ([1.0, 1.5], {})
     assert after(AsyncLocalSgd(lr=2.0, momentum=0.0), [4.0], [2.0], workers=4)[0] == [2.0, 3.0]
+
+
+def test_asynchronous_pushes_count_by_speed_unless_told_otherwise() -> None:
+    others = {worker: Peer(0, None, share) for worker, share in enumerate((0.5, 0.3, 0.2))}
+    assert [AsyncLocalSgd(lr=2.0).scales([push(w)], others, 0)[0] for w in others] == pytest.approx([1.0, 0.6, 0.4])
+    assert [AsyncLocalSgd(delay=6).scales([push(w)], others, 0)[0] for w in others] == pytest.approx([0.25, 0.15, 0.1])
+    assert AsyncLocalSgd(weighting="equal").scales([push(1)], others, 0) == [1 / 3]
 
 
 # ------------------------------------------------------------------------------------------------ Downpour
@@ -330,7 +337,7 @@ def test_the_workers_half_touches_nothing_that_it_is_given(rule: Strategy) -> No
 
 @pytest.mark.parametrize("rule", EVERY_RULE, ids=name_of)
 def test_a_merge_touches_nothing_that_it_is_given(rule: Strategy) -> None:
-    rng = np.random.default_rng(3)
+    rng, rule = np.random.default_rng(3), rule.settled(3)
     weights, memory = rng.standard_normal(50).astype(np.float32), {}
     for version in range(5):
         pushes = [

@@ -119,7 +119,14 @@ class Job:
             session: restarts so far.
         """
         config, every = self.config, self.rule.cadence(self.config.exchange.every)
-        plan = Plan(len(self.train), config.epochs, config.batch_size, every, config.seed)
+        plan = Plan(
+            len(self.train),
+            config.epochs,
+            config.batch_size,
+            every,
+            config.seed,
+            config.exchange.batches == "proportional",
+        )
         return Setup(
             plan=plan,
             allocation=config.allocation,

@@ -9,7 +9,7 @@ from bptcnn.outer.messages import Lease, Pushed, Reported
 
 def work(lease: Lease) -> Work:
     """What a worker needs to know of a lease."""
-    return Work(lease.id, lease.epoch, lease.indices, lease.progress, lease.span_s, lease.to)
+    return Work(lease.id, lease.epoch, lease.indices, lease.progress, lease.span_s, lease.batch_size, lease.to)
 
 
 def pushed(worker: int, incarnation: int, finished: Finished) -> Pushed:

@@ -28,6 +28,7 @@ class Work:
         indices: int64 [n], its samples in training order.
         progress: fraction of the run at its start and its end.
         span_s: seconds to train for at most, to the nearest step; what is left then goes back.
+        batch_size: samples of a local step; None for the worker's own.
         to: the worker that gets the weights when it is done, where workers exchange among themselves; None for nobody.
     """
 
@@ -36,11 +37,12 @@ class Work:
     indices: npt.NDArray[np.int64]
     progress: tuple[float, float]
     span_s: float = inf
+    batch_size: int | None = None
     to: int | None = None
 
     def num_steps(self, batch_size: int) -> int:
         """Local steps over this lease: near-equal batches, so that none is too small to learn from."""
-        return max(1, round(len(self.indices) / batch_size))
+        return max(1, round(len(self.indices) / (self.batch_size or batch_size)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections import deque
 from bptcnn.outer.coordinator import Coordinator, Setup
 from bptcnn.outer.members import Member
 from bptcnn.outer.messages import Command, Lease, Outcome, Pushed, SaveCheckpoint, Send, Vector
+from bptcnn.outer.pace import shares
 from bptcnn.outer.rules import Contribution, Peer
 from bptcnn.outer.supply import by_worker
 
@@ -25,7 +26,9 @@ class CentralCoordinator(Coordinator):
 
     def _merge(self) -> None:
         present = [member for member in self.members.values() if member.present]
-        self.model.merge({m.worker: Peer(m.base_version, m.record.accuracy) for m in present})
+        speeds = self.speeds()
+        part = shares({member.worker: speeds[member.worker] for member in present})
+        self.model.merge({m.worker: Peer(m.base_version, m.record.accuracy, part[m.worker]) for m in present})
 
     # -------------------------------------------------------------------------------------- serving
 

@@ -163,12 +163,13 @@ class GossipCoordinator(Coordinator):
     def _next_message(self, worker: int) -> tuple[int | None, int | None]:
         """After how many samples the worker sends its weights, and to whom."""
         others = sorted(other for other in self._holders - {worker} if self.members[other].present)
-        speeds = self.speeds()
-        rate = self._rule.message_rate(speeds[worker] * len(speeds) / sum(speeds.values()))
+        speeds, plan = self.speeds(), self.setup.plan
+        paces = {other: speed / plan.step_size(other, speeds) for other, speed in speeds.items()}  # steps/s
+        rate = self._rule.message_rate(paces[worker] * len(paces) / sum(paces.values()))
         if not rate or not others:
             return None, None
-        rng = np.random.default_rng((self.setup.plan.seed, GOSSIP, self.supply.ledger.next_id))
-        return int(rng.geometric(rate)) * self.setup.plan.batch_size, int(rng.choice(others))
+        rng = np.random.default_rng((plan.seed, GOSSIP, self.supply.ledger.next_id))
+        return int(rng.geometric(rate)) * plan.step_size(worker, speeds), int(rng.choice(others))
 
     def _send(self, member: Member, leases: list[Lease], greet: int | None, now: float) -> Send:
         member.heard_s, member.awaiting, member.base_version = now, False, self.model.version

@@ -115,6 +115,7 @@ class Ledger:
         count: int,
         progress: tuple[float, float] = (0.0, 0.0),
         span_s: float = inf,
+        batch_size: int | None = None,
         to: int | None = None,
     ) -> Lease:
         """Lease the next samples of a pool to a worker.
@@ -127,6 +128,7 @@ class Ledger:
             count: how many; at least 1, at most what is available.
             progress: see ``Lease.progress``.
             span_s: see ``Lease.span_s``.
+            batch_size: see ``Lease.batch_size``.
             to: see ``Lease.to``.
 
         Returns:
@@ -139,7 +141,7 @@ class Ledger:
             self._pools[epoch, owner] = rest
         else:
             del self._pools[epoch, owner]
-        lease = Lease(self._next_id, worker, incarnation, epoch, owner, taken, progress, span_s, to)
+        lease = Lease(self._next_id, worker, incarnation, epoch, owner, taken, progress, span_s, batch_size, to)
         self._next_id += 1
         self._leases[lease.id] = lease
         self._held.setdefault(worker, {})[lease.id] = lease

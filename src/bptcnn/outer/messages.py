@@ -29,6 +29,7 @@ class Lease:
         progress: expected fraction of the whole run committed when this lease starts and when it ends; the
             learning-rate schedule interpolates between the two.
         span_s: seconds to train for at most; what is not trained by then goes back to its pool.
+        batch_size: samples of a local step; None for as many as configured.
         to: where workers exchange among themselves, who gets the weights that this lease leads to; None for nobody.
     """
 
@@ -40,6 +41,7 @@ class Lease:
     indices: npt.NDArray[np.int64]
     progress: tuple[float, float]
     span_s: float = inf
+    batch_size: int | None = None
     to: int | None = None
 
     @property

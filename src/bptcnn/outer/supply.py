@@ -11,7 +11,6 @@ from typing import Any
 from bptcnn.outer.allocation import Allocation, Grant, Plan
 from bptcnn.outer.ledger import Ledger
 from bptcnn.outer.messages import Lease
-from bptcnn.outer.pace import shares
 
 
 class Supply:
@@ -104,14 +103,11 @@ class Supply:
         grants = self._allocator.next(list(incarnations), self.ledger, speeds) if incarnations else {}
         if limit is not None:
             grants = {worker: replace(grant, count=min(grant.count, limit)) for worker, grant in grants.items()}
-        part = shares(speeds)
         spans = {worker: grant.count / speeds[worker] if self._timed else inf for worker, grant in grants.items()}
         sizes = self._with_spare(grants) if self._timed else {worker: grant.count for worker, grant in grants.items()}
         return [
-            self._lease(
-                worker, incarnations[worker], replace(grant, count=sizes[worker]), part[worker], spans[worker], to
-            )
-            for worker, grant in grants.items()
+            self._lease(w, incarnations[w], replace(grant, count=sizes[w]), speeds, spans[w], to)
+            for w, grant in grants.items()
         ]
 
     def _with_spare(self, grants: Mapping[int, Grant]) -> dict[int, int]:
@@ -122,9 +118,17 @@ class Supply:
         room = {pool: min(2.0, self.ledger.available(*pool) / count) for pool, count in wanted.items()}
         return {worker: int(grant.count * room[grant.epoch, grant.owner]) for worker, grant in grants.items()}
 
-    def _lease(self, worker: int, incarnation: int, grant: Grant, share: float, span_s: float, to: int | None) -> Lease:
+    def _lease(
+        self,
+        worker: int,
+        incarnation: int,
+        grant: Grant,
+        speeds: Mapping[int, float],
+        span_s: float,
+        to: int | None,
+    ) -> Lease:
         """Draw a lease and foresee which part of the run it spans: all workers advance while this one trains."""
-        before = sum(lease.size for lease in self.held(worker))
+        before, share = sum(lease.size for lease in self.held(worker)), speeds[worker] / sum(speeds.values())
         start = self.ledger.committed + before / share
         return self.ledger.grant(
             worker=worker,
@@ -134,6 +138,7 @@ class Supply:
             count=grant.count,
             progress=(self._fraction(start), self._fraction(start + grant.count / share)),
             span_s=span_s,
+            batch_size=self.plan.step_size(worker, speeds) if self.plan.proportional else None,
             to=to,
         )
 

@@ -21,6 +21,10 @@ class ExchangeConfig(Section):
     """Local steps between two exchanges of the worker with the largest share (the others' are in proportion), or
     ``"epoch"``: one exchange per pass of a worker over its data."""
 
+    batches: Literal["proportional", "equal"] = "proportional"
+    """Samples of a local step. ``proportional``: ``batch_size`` for the fastest worker and less for others, so that all
+    make the same number of steps; ``equal``: ``batch_size`` for all, so that slower ones make fewer."""
+
     overlap: bool = True
     """Train on while push and pull travel, and, in a round, while others are still at it; what an answer changes is
     then folded in one lease later."""
@@ -47,6 +51,7 @@ class Plan:
         batch_size: samples of one local step.
         every: local steps between exchanges, or ``"epoch"``.
         seed: of all orders.
+        proportional: whether slower workers make smaller steps, rather than fewer.
     """
 
     num_samples: int
@@ -54,6 +59,21 @@ class Plan:
     batch_size: int
     every: int | Literal["epoch"]
     seed: int
+    proportional: bool = False
+
+    def step_size(self, worker: int, speeds: Mapping[int, float]) -> int:
+        """Samples of one local step of a worker.
+
+        Args:
+            worker: whose.
+            speeds: samples/s of every worker that takes part.
+
+        Returns:
+            At least 1.
+        """
+        if not self.proportional:
+            return self.batch_size
+        return max(1, round(self.batch_size * speeds[worker] / max(speeds.values())))
 
     @property
     def total(self) -> int:

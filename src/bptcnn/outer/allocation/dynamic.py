@@ -91,13 +91,15 @@ class DynamicAllocator(Allocator):
         plan = self.plan
         if plan.every == "epoch":
             return max(1, round(plan.num_samples * speeds[worker] / sum(speeds.values())))
+        if plan.proportional:
+            return plan.every * plan.step_size(worker, speeds)
         return max(1, round(plan.every * speeds[worker] / max(speeds.values()))) * plan.batch_size
 
     def _single(self, worker: int, left: int, epoch: int, speeds: Mapping[int, float]) -> dict[int, int]:
         size = self._size(worker, speeds)
         if epoch == self.plan.epochs:
             share = ceil(left * speeds[worker] / sum(speeds.values()))
-            size = min(size, max(share, self.plan.batch_size))
+            size = min(size, max(share, self.plan.step_size(worker, speeds)))
         return {worker: min(size, left)}
 
     def _round(self, ready: Sequence[int], left: int, speeds: Mapping[int, float]) -> dict[int, int]:

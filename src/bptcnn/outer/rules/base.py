@@ -58,10 +58,17 @@ NOTHING: Memory = MappingProxyType({})
 
 
 class Peer(NamedTuple):
-    """What a rule knows of a worker that takes part: the version it trains from, its latest accuracy if it pushed."""
+    """What a rule knows of a worker that takes part.
+
+    Attributes:
+        base_version: the version it trains from.
+        accuracy: its latest, if it has pushed.
+        share: its part of the sum of the speeds; None where nobody measured.
+    """
 
     base_version: int
     accuracy: float | None
+    share: float | None = None
 
 
 class Merged(NamedTuple):
