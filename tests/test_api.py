@@ -72,7 +72,7 @@ def test_runs_without_a_name_are_numbered(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     config = RunConfig(**QUICK)
     paths = [simulate(config, timing_only=True).path for _ in range(2)]
-    assert paths == [Path("runs/digits-case1-agwu-1"), Path("runs/digits-case1-agwu-2")]
+    assert paths == [Path("runs/digits-case1-local-sgd-1"), Path("runs/digits-case1-local-sgd-2")]
 
 
 def test_without_speeds_all_workers_are_equal(tmp_path: Path) -> None:

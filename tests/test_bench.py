@@ -389,7 +389,7 @@ def test_real_processes_are_asked_for_the_same_recipe(tmp_path: Path, monkeypatc
     monkeypatch.setattr("bptcnn.api.train", train)
     settings = Protocol(data="digits", engine="ray").settings("agwu", "3/1", own_settings("agwu", "3/1", "digits", "x"))
     played = play(Case("agwu", "3/1", 7, settings, engine="ray"), tmp_path)
-    assert (asked[0].seed, asked[0].workers.speeds, asked[0].schedule.kind) == (7, (240.0, 80.0), "constant")
+    assert (asked[0].seed, asked[0].workers.speeds, asked[0].schedule.kind) == (7, (240.0, 80.0), "linear")
     assert played.time_to_accuracy == summary()["time_to_accuracy"]
 
 

@@ -105,8 +105,8 @@ def test_single_values_win_over_the_recipe(tmp_path: Path) -> None:
     [
         ('name = "agwu"\nstaleness = "none"', "sgwu", {"name": "sgwu"}),
         ('name = "agwu"\nstaleness = "none"', "agwu", {"name": "agwu", "staleness": "none"}),
-        ('staleness = "none"', "agwu", {"name": "agwu", "staleness": "none"}),
-        ('staleness = "none"', "sgwu", {"name": "sgwu"}),
+        ('weighting = "equal"', "local-sgd", {"name": "local-sgd", "weighting": "equal"}),
+        ('weighting = "equal"', "sgwu", {"name": "sgwu"}),
     ],
 )
 def test_choosing_another_rule_drops_the_options_of_the_one_before(
@@ -117,7 +117,7 @@ def test_choosing_another_rule_drops_the_options_of_the_one_before(
 
 
 def test_choosing_another_allocation_drops_the_options_of_the_one_before(tmp_path: Path) -> None:
-    recipe = a_recipe(tmp_path, "[allocation]\nbatches = 2\n")
+    recipe = a_recipe(tmp_path, '[allocation]\nname = "idpa"\nbatches = 2\n')
     assert compose(recipe, {"allocation.name": "dynamic"}).allocation == ALLOCATIONS["dynamic"]()
 
 
@@ -135,7 +135,10 @@ def test_options_given_along_with_a_name_stay_whatever_comes_first(tmp_path: Pat
     [
         ({"epohcs": 3}, "unknown key 'epohcs': did you mean 'epochs'? (known: "),
         ({"optimizer.lrr": 1}, "unknown key 'optimizer.lrr': did you mean 'lr'? (known: lr, momentum, "),
-        ({"strategy.stale": 1}, "unknown key 'strategy.stale': did you mean 'staleness'? (known: "),
+        (
+            {"strategy.name": "agwu", "strategy.stale": 1},
+            "unknown key 'strategy.stale': did you mean 'staleness'? (known: ",
+        ),
         (
             {"strategy.name": "sgwu", "strategy.staleness": "none"},
             "unknown key 'strategy.staleness': use one of accuracy_from, accuracy_weight, name",
@@ -181,14 +184,14 @@ def test_an_unknown_name_is_answered_with_the_nearest_one(values: dict[str, Any]
             "schedule.milestones[1] = 'a' is not valid: input should be a valid number",
         ),
         (
-            {"strategy.staleness": "x"},
+            {"strategy.name": "agwu", "strategy.staleness": "x"},
             "strategy.staleness = 'x' is not valid: input should be 'paper', 'polynomial' or ",
         ),
         (
             {"strategy.name": "sgwu", "strategy.accuracy_from": 1},
             "strategy.accuracy_from = 1 is not valid: input should",
         ),
-        ({"allocation.batches": 0}, "allocation.batches = 0 is not valid: give 1 or more"),
+        ({"allocation.name": "idpa", "allocation.batches": 0}, "allocation.batches = 0 is not valid: give 1 or more"),
         ({"exchange.every": 0}, "exchange.every = 0 is not valid: give a number of local steps, 1 or more, or 'epoch'"),
         ({"exchange.every": "epocj"}, "exchange.every = 'epocj' is not valid: give a number of local steps, "),
         ({"workers.speeds": 5}, "workers.speeds = 5 is not valid: give a list"),
@@ -220,10 +223,10 @@ def test_speeds_and_count_must_agree() -> None:
 
 
 def test_batches_that_would_never_be_released_are_refused() -> None:
-    assert complaint({"allocation.batches": 6, "epochs": 3}) == (
+    assert complaint({"allocation.name": "idpa", "allocation.batches": 6, "epochs": 3}) == (
         "allocation.batches = 6 needs at least 4 epochs: with epochs = 3 use 5 or fewer"
     )
-    assert RunConfig(allocation={"batches": 5}, epochs=3).epochs == 3
+    assert RunConfig(allocation={"name": "idpa", "batches": 5}, epochs=3).epochs == 3
 
 
 @given(recipe=RECIPES, key=st.text(min_size=1).filter(lambda key: key not in RunConfig.model_fields))

@@ -169,7 +169,7 @@ def test_a_job_carries_the_weights_so_that_no_worker_reads_the_file(tmp_path: Pa
     assert trained(network) == ["fc2.weight", "fc2.bias", "fc3.weight", "fc3.bias"]
     flat = FlatModel(network)
     assert flat.num_weights == 5 * 6 + 5 + 3 * 5 + 3
-    assert job.setup(num_weights=flat.num_weights, session=0).vector_bytes == 4 * 53
+    assert job.setup(num_weights=flat.num_weights, session=0).sizes.push == 4 * 53
 
 
 def test_weights_that_a_factory_froze_are_the_same_everywhere() -> None:

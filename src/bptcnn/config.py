@@ -14,10 +14,10 @@ from bptcnn.data import DataConfig
 from bptcnn.errors import ConfigError, unknown
 from bptcnn.inner import OptimizerConfig, ScheduleConfig
 from bptcnn.models import ModelConfig
-from bptcnn.outer.allocation import ALLOCATIONS, Allocation, ExchangeConfig, Idpa
+from bptcnn.outer.allocation import ALLOCATIONS, Allocation, Dynamic, ExchangeConfig, Idpa
 from bptcnn.outer.milestones import CheckpointConfig, EvaluationConfig
 from bptcnn.outer.pace import FaultConfig
-from bptcnn.outer.rules import RULES, Agwu, Strategy
+from bptcnn.outer.rules import RULES, LocalSgd, Strategy
 from bptcnn.section import Section
 
 if sys.version_info >= (3, 11):
@@ -26,7 +26,7 @@ else:
     import tomli as tomllib
 
 
-_USUAL = {"strategy": "agwu", "allocation": "idpa"}
+_USUAL = {"strategy": "local-sgd", "allocation": "dynamic"}
 """The name that is meant where a recipe gives only options."""
 
 
@@ -68,7 +68,7 @@ class RunConfig(Section):
     Example:
         >>> config = RunConfig(strategy="sgwu", epochs=3, workers={"count": 2})
         >>> config.strategy.name, config.allocation.name, config.workers.count
-        ('sgwu', 'idpa', 2)
+        ('sgwu', 'dynamic', 2)
     """
 
     if TYPE_CHECKING:  # sections may be given as mappings or names, which a synthesised signature would not show
@@ -102,10 +102,10 @@ class RunConfig(Section):
     workers: WorkersConfig = WorkersConfig()
     """Who trains."""
 
-    allocation: Allocation = Idpa()
+    allocation: Allocation = Dynamic()
     """Who trains on what."""
 
-    strategy: Strategy = Agwu()
+    strategy: Strategy = LocalSgd()
     """How weights are merged."""
 
     exchange: ExchangeConfig = ExchangeConfig()

@@ -86,7 +86,7 @@ class Protocol:
     data_dir: str | None = None
     model: str = "lenet5"
     target: float = 0.9
-    epochs: int = 10
+    epochs: int = 5
     evaluate_every: float = 0.1
     link: str = "free"
     engine: Literal["virtual", "ray"] = "virtual"
@@ -122,7 +122,7 @@ class Protocol:
             "model.name": self.model,
             "epochs": self.epochs,
             "evaluation.every": self.evaluate_every,
-            "schedule.kind": "constant",
+            "schedule.kind": "linear",
             "checkpoint.every_s": NEVER_S,
             "workers.count": len(each),
             "workers.speeds": each,

@@ -31,7 +31,7 @@ def rules(
     model: Annotated[str, typer.Option(metavar="NAME", help="Network.")] = "lenet5",
     target: Annotated[float, typer.Option(metavar="Q", help="Test accuracy to reach.")] = 0.9,
     seeds: Annotated[str, typer.Option(metavar="A,B", help="A run each.")] = "1,2,3",
-    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Budget of a run.")] = 10,
+    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Budget of a run.")] = 5,
     link: Annotated[str, typer.Option(metavar="LINK", help="Network of each worker, as in 100Mbit,5ms.")] = "free",
     trace: Annotated[
         int | None, typer.Option(metavar="SEED", min=0, help="Speeds change every few seconds, up to 4x.")
