@@ -14,7 +14,7 @@ demo: .venv/installed  ## train on bundled digits with four workers of unequal s
 	$(BIN)/bptcnn train recipes/demo.toml --out runs/demo
 
 test: .venv/installed-test  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: .venv/installed-test  ## style and types
 	$(BIN)/ruff check
