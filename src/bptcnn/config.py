@@ -17,7 +17,7 @@ from bptcnn.models import ModelConfig
 from bptcnn.outer.allocation import ALLOCATIONS, Allocation, ExchangeConfig, Idpa
 from bptcnn.outer.milestones import CheckpointConfig, EvaluationConfig
 from bptcnn.outer.pace import FaultConfig
-from bptcnn.outer.rules import RULES, Agwu, Strategy
+from bptcnn.outer.rules import STRATEGIES, Agwu, AnyStrategy
 from bptcnn.section import Section
 
 if sys.version_info >= (3, 11):
@@ -105,7 +105,7 @@ class RunConfig(Section):
     allocation: Allocation = Idpa()
     """Who trains on what."""
 
-    strategy: Strategy = Agwu()
+    strategy: AnyStrategy = Agwu()
     """How weights are merged."""
 
     exchange: ExchangeConfig = ExchangeConfig()
@@ -133,7 +133,7 @@ class RunConfig(Section):
     @field_validator("strategy", mode="before")
     @classmethod
     def _strategy(cls, value: Any) -> Any:
-        return _named("strategy", value, RULES)
+        return _named("strategy", value, STRATEGIES)
 
     @model_validator(mode="after")
     def _batches_fit(self) -> RunConfig:
