@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 from bptcnn.config import RunConfig
 from bptcnn.models.zoo import MODELS
 from bptcnn.outer.allocation import ALLOCATIONS
-from bptcnn.outer.rules import RULES
+from bptcnn.outer.rules import STRATEGIES
 from bptcnn.section import Section
 
 INTRODUCTION = f"""# Configuration
@@ -45,7 +45,7 @@ def page() -> str:
     parts = [INTRODUCTION, section("The run", "", RunConfig)]
     for name, field in RunConfig.model_fields.items():
         if name in ("strategy", "allocation"):
-            kinds = RULES if name == "strategy" else ALLOCATIONS
+            kinds = STRATEGIES if name == "strategy" else ALLOCATIONS
             parts += [section(f'{name} = "{kind}"', f"{name}.", kinds[kind]) for kind in kinds]
         elif is_section(field.annotation):
             parts.append(section(name, f"{name}.", field.annotation))
@@ -72,7 +72,7 @@ def is_section(annotation: Any) -> bool:
 
 def is_choice(owner: type[Section]) -> bool:
     """Whether a section is selected by its name."""
-    return owner in (*RULES.values(), *ALLOCATIONS.values())
+    return owner in (*STRATEGIES.values(), *ALLOCATIONS.values())
 
 
 def default(field: Any) -> str:

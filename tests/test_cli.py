@@ -23,7 +23,7 @@ from bptcnn.data import DataConfig, load
 from bptcnn.errors import ConfigError, DataError
 from bptcnn.models import MODELS
 from bptcnn.outer.allocation import ALLOCATIONS
-from bptcnn.outer.rules import RULES
+from bptcnn.outer.rules import STRATEGIES
 from bptcnn.outer.status import Status
 
 STATUS = Status(1.0, 500, 1000, 3, 500.0, 1.0, 0.5, ())
@@ -273,7 +273,7 @@ def test_the_help_names_what_can_be_chosen(capsys: pytest.CaptureFixture[str]) -
     assert main(["train", "--help"]) == 0
     words = set(re.split(r"[\s,.:]+", capsys.readouterr().out))
     networks = {name for name in MODELS if not name.startswith("case")} | {"case1", "case7"}
-    assert networks | set(RULES) | set(ALLOCATIONS) <= words
+    assert networks | set(STRATEGIES) | set(ALLOCATIONS) <= words
     with pytest.raises(DataError) as caught:
         load(DataConfig(name=""), seed=0)
     data_sets = str(caught.value).split("use one of ")[1].replace(":PATH", "").split(", ")

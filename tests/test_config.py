@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bptcnn.config import RunConfig, WorkersConfig, compose
 from bptcnn.errors import ConfigError
 from bptcnn.outer.allocation import ALLOCATIONS
-from bptcnn.outer.rules import RULES
+from bptcnn.outer.rules import STRATEGIES
 
 
 def complaint(values: Mapping[str, Any]) -> str:
@@ -33,7 +33,7 @@ def a_recipe(folder: Path, text: str) -> Path:
 # --------------------------------------------------------------------------------------- there and back
 
 positive = st.floats(1e-6, 1e6)
-STRATEGIES = st.one_of(
+RULES = st.one_of(
     st.fixed_dictionaries(
         {"name": st.just("agwu")},
         optional={
@@ -44,6 +44,7 @@ STRATEGIES = st.one_of(
         },
     ),
     st.fixed_dictionaries({"name": st.just("sgwu")}, optional={"accuracy_weight": st.sampled_from(["raw", "none"])}),
+    st.fixed_dictionaries({"name": st.just("auto")}, optional={"keep": st.floats(0.01, 0.99)}),
 )
 PARTITIONS = st.one_of(
     st.fixed_dictionaries({"name": st.sampled_from(["uniform", "dynamic"])}),
@@ -53,7 +54,7 @@ PARTITIONS = st.one_of(
     ),
 )
 RECIPES = st.fixed_dictionaries(
-    {"strategy": STRATEGIES, "allocation": PARTITIONS},
+    {"strategy": RULES, "allocation": PARTITIONS},
     optional={
         "seed": st.integers(0, 2**32 - 1),
         "epochs": st.integers(3, 1000),
@@ -79,10 +80,10 @@ def test_a_configuration_survives_the_way_through_its_file(
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
-@pytest.mark.parametrize("strategy", RULES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_names_alone_stand_for_sections(strategy: str, allocation: str) -> None:
     config = RunConfig(strategy=strategy, allocation=allocation, data="mnist", model="resnet8")
-    assert (config.strategy, config.allocation) == (RULES[strategy](), ALLOCATIONS[allocation]())
+    assert (config.strategy, config.allocation) == (STRATEGIES[strategy](), ALLOCATIONS[allocation]())
     assert (config.data.name, config.model.name) == ("mnist", "resnet8")
 
 
@@ -113,7 +114,7 @@ def test_choosing_another_rule_drops_the_options_of_the_one_before(
     tmp_path: Path, before: str, name: str, after: dict[str, str]
 ) -> None:
     recipe = a_recipe(tmp_path, f"[strategy]\n{before}\n")
-    assert compose(recipe, {"strategy.name": name}).strategy == RULES[name](**after)
+    assert compose(recipe, {"strategy.name": name}).strategy == STRATEGIES[name](**after)
 
 
 def test_choosing_another_allocation_drops_the_options_of_the_one_before(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_choosing_another_allocation_drops_the_options_of_the_one_before(tmp_pat
 def test_options_given_along_with_a_name_stay_whatever_comes_first(tmp_path: Path) -> None:
     recipe = a_recipe(tmp_path, 'strategy = "sgwu"')
     overrides = {"strategy.staleness": "none", "strategy.name": "agwu"}
-    assert compose(recipe, overrides).strategy == RULES["agwu"](staleness="none")
+    assert compose(recipe, overrides).strategy == STRATEGIES["agwu"](staleness="none")
 
 
 # --------------------------------------------------------------------------------------------- mistakes
@@ -156,14 +157,17 @@ def test_an_unknown_key_is_named_in_full_with_the_nearest_one(values: dict[str, 
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"strategy.name": "agw"}, f"unknown strategy 'agw': did you mean 'agwu'? (known: {', '.join(RULES)})"),
-        ({"strategy": "sgw"}, f"unknown strategy 'sgw': did you mean 'sgwu'? (known: {', '.join(RULES)})"),
+        ({"strategy.name": "agw"}, f"unknown strategy 'agw': did you mean 'agwu'? (known: {', '.join(STRATEGIES)})"),
+        ({"strategy": "sgw"}, f"unknown strategy 'sgw': did you mean 'sgwu'? (known: {', '.join(STRATEGIES)})"),
         (
             {"allocation.name": "idap"},
             "unknown allocation 'idap': did you mean 'idpa'? (known: dynamic, idpa, uniform)",
         ),
         ({"allocation.name": 3}, "unknown allocation 3: use one of dynamic, idpa, uniform"),
-        ({"strategy.name": ["agwu"]}, f"unknown strategy ['agwu']: did you mean 'agwu'? (known: {', '.join(RULES)})"),
+        (
+            {"strategy.name": ["agwu"]},
+            f"unknown strategy ['agwu']: did you mean 'agwu'? (known: {', '.join(STRATEGIES)})",
+        ),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest_one(values: dict[str, Any], sentence: str) -> None:

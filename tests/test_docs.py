@@ -16,7 +16,7 @@ from bptcnn.cli import app
 from bptcnn.cli.options import parse_assignment
 from bptcnn.config import compose
 from bptcnn.outer.allocation import ALLOCATIONS
-from bptcnn.outer.rules import RULES
+from bptcnn.outer.rules import STRATEGIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")])
@@ -84,8 +84,8 @@ def test_every_link_leads_somewhere() -> None:
 
 def test_every_rule_and_allocation_is_documented() -> None:
     readme = (ROOT / "README.md").read_text()
-    assert all(f"`{name}`" in readme for name in (*RULES, *ALLOCATIONS))
-    assert {path.stem for path in (ROOT / "docs" / "rules").glob("*.md")} - {"README"} == set(RULES)
+    assert all(f"`{name}`" in readme for name in (*STRATEGIES, *ALLOCATIONS))
+    assert {path.stem for path in (ROOT / "docs" / "rules").glob("*.md")} - {"README"} == set(STRATEGIES)
 
 
 def test_the_table_of_the_rules_is_up_to_date() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from bptcnn.bench.contenders import CONTENDERS
 from bptcnn.bench.protocol import LEVELS
 from bptcnn.bench.table import markdown
-from bptcnn.outer.rules import RULES
+from bptcnn.outer.rules import STRATEGIES
 
 HERE = Path(__file__).parent
 RECORDS = HERE.parents[1] / "benchmarks" / "records"
@@ -22,7 +22,7 @@ INTRODUCTION = f"""# Update rules
 
 Made from the source and the records by `python docs/rules/table.py > docs/rules/README.md`.
 
-Cards: {", ".join(f"[{name}]({name}.md)" for name in sorted(RULES))}.
+Cards: {", ".join(f"[{name}]({name}.md)" for name in sorted(STRATEGIES))}.
 
 ## Time to accuracy on unequal workers
 

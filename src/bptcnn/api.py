@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bptcnn.config import RunConfig
+from bptcnn.engine.auto import foreseen, settle
 from bptcnn.engine.observer import Observer
 from bptcnn.engine.virtual import FaultPlan, Link, Simulation, Speeds, changing, steady
 from bptcnn.folder import RunFolder
 from bptcnn.launch import Data, Model, Run, Silent, Task, began_with, stored
+from bptcnn.outer.rules import Auto
 
 
 def train(
@@ -106,6 +109,9 @@ def simulate(
     plan = FaultPlan.parse(faults, num_workers=workers.count, horizon_s=horizon_s)
     network = Link.parse(link)
     traces = trace if callable(trace) else steady if trace is None else changing(trace)
+    if isinstance(task.job.config.strategy, Auto):
+        settled, sentence = settle(task.job.config, foreseen(task.job, speeds, network, traces, horizon_s))
+        task = replace(task, job=replace(task.job, config=settled, notices=(*task.job.notices, sentence)))
     folder = task.folder(out)
     watcher = observer or Silent()
     return task.carry_out(

@@ -17,7 +17,7 @@ from bptcnn.models import ModelConfig
 from bptcnn.outer.allocation import ALLOCATIONS, Allocation, Dynamic, ExchangeConfig, Idpa
 from bptcnn.outer.milestones import CheckpointConfig, EvaluationConfig
 from bptcnn.outer.pace import FaultConfig
-from bptcnn.outer.rules import RULES, LocalSgd, Strategy
+from bptcnn.outer.rules import STRATEGIES, AnyStrategy, LocalSgd
 from bptcnn.section import Section
 
 if sys.version_info >= (3, 11):
@@ -105,7 +105,7 @@ class RunConfig(Section):
     allocation: Allocation = Dynamic()
     """Who trains on what."""
 
-    strategy: Strategy = LocalSgd()
+    strategy: AnyStrategy = LocalSgd()
     """How weights are merged."""
 
     exchange: ExchangeConfig = ExchangeConfig()
@@ -133,7 +133,7 @@ class RunConfig(Section):
     @field_validator("strategy", mode="before")
     @classmethod
     def _strategy(cls, value: Any) -> Any:
-        return _named("strategy", value, RULES)
+        return _named("strategy", value, STRATEGIES)
 
     @model_validator(mode="after")
     def _batches_fit(self) -> RunConfig:

@@ -176,6 +176,11 @@ class RunFolder:
             durable.replace(counter, b"%d\n" % number)
         return number
 
+    def write_config(self, config_toml: str) -> None:
+        """Replace the configuration, as a whole or not at all; before the first event, as all others follow from it."""
+        with _explained(self.path):
+            durable.replace(self.config_path, config_toml.encode())
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the outcome, as a whole or not at all.
 

@@ -19,6 +19,7 @@ from bptcnn.engine.observer import Observer, Result
 from bptcnn.errors import ConfigError, DivergedError, RunFolderError, WorkersLostError
 from bptcnn.folder import RunFolder
 from bptcnn.models import FlatModel, load_model, read_model, save_model
+from bptcnn.outer.rules import Auto
 from bptcnn.outer.status import Status
 from bptcnn.report import timelines
 
@@ -66,11 +67,13 @@ class Task:
         job: what to train.
         data: name of the data set.
         model: name of the network.
+        strategy: name of the update rule, as it was asked for.
     """
 
     job: Job
     data: str
     model: str
+    strategy: str
 
     @classmethod
     def of(
@@ -104,7 +107,7 @@ class Task:
         job = prepare(config, model, load(config.data, config.seed) if data is None else _pair(data), initial)
         data_name = config.data.name if data is None else type(data[0]).__name__
         model_name = config.model.name if model is None else getattr(model, "__name__", type(model).__name__)
-        return cls(job, data_name, model_name)
+        return cls(job, data_name, model_name, config.strategy.name)
 
     def folder(self, out: str | Path | None) -> RunFolder:
         """Make the run's folder, with the weights to begin with if the recipe alone does not tell them.
@@ -161,7 +164,7 @@ class Task:
         return Run(self.job, folder.path, summary, (*self.job.notices, *result.notices))
 
     def _next_free(self) -> Path:
-        stem = f"{self.data.split(':')[0]}-{self.model.split(':')[-1]}-{self.job.config.strategy.name}"
+        stem = f"{self.data.split(':')[0]}-{self.model.split(':')[-1]}-{self.strategy}"
         number = 1
         while (path := Path("runs") / f"{stem}-{number}").exists():
             number += 1
@@ -187,6 +190,9 @@ def stored(path: Path, config: RunConfig | None, overrides: Mapping[str, Any]) -
     recipe = folder.config_path
     before = compose(recipe, {})
     asked = config or compose(recipe, overrides)
+    if isinstance(asked.strategy, Auto):  # it was chosen when the run started, with all that belongs to it
+        chosen = ("strategy", "allocation", "exchange")
+        asked = asked.model_copy(update={name: getattr(before, name) for name in chosen})
     if asked != before:
         now, then = asked.model_dump(), before.model_dump()
         key = next(name for name in then if now[name] != then[name])

@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from bptcnn.api import Run, simulate, train
-from bptcnn.config import RunConfig
+from bptcnn.config import RunConfig, compose
 from bptcnn.data import load, wrap
 from bptcnn.engine.job import prepare
 from bptcnn.engine.ray import RayEngine
@@ -235,6 +235,43 @@ def test_an_error_in_the_users_own_code_ends_the_run_in_order(
     assert kinds.count("pushed") >= 3
     assert kinds.count("finish") == 1
     assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_auto_measures_and_chooses_once_and_a_resumed_run_keeps_to_it(tmp_path: Path) -> None:
+    observer = Saboteur()
+    observer.at(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    first = a_run(tmp_path, observer, epochs=3, strategy="auto", exchange={"every": 99})
+    match = re.match(
+        r"auto: ([\w-]+)(?:, as [\w %]+)?, an exchange every (?:(\d+) steps|step)(?: in \w+)?: the tightest that keeps "
+        r"\d+ % of (3,[456]\d\d) samples/s on links of [\d.e+]+ [\w /.]+$",
+        first.notices[0],
+    )
+    assert match, first.notices
+    assert (observer.notices[0], observer.noticed_after[0]) == (first.notices[0], 0)
+    config = compose(first.path / "config.toml", {})
+    assert (config.strategy.name, config.exchange.every, config.allocation.name) == (
+        match[1],
+        int(match[2] or 1),
+        "dynamic",
+    )
+    assert first.summary["outcome"] == "interrupted"
+    assert not actors("Scout")
+    asked = RunConfig(epochs=3, workers=PAIR, checkpoint={"every_s": 0.5}, strategy="auto")
+    run = train(asked, resume=first.path)
+    assert closed(run.summary, epochs=3)
+    assert not [notice for notice in run.notices if "auto" in notice]
+    assert run.summary["strategy"] == match[1]
+    assert compose(run.path / "config.toml", {}) == config
+
+
+def test_auto_tells_of_an_error_in_the_users_own_code_before_anything_begins(tmp_path: Path) -> None:
+    job = prepare(RunConfig(strategy="auto", workers=PAIR), None, wrap(dots(400, torn_after=40), dots(50)))
+    with (
+        pytest.raises(WorkerError, match=r"^worker \d failed: ValueError: image 77 is torn \(test_ray_engine.py, line"),
+        RunFolder.create(tmp_path / "run", job.config.to_toml()) as folder,
+    ):
+        RayEngine(job, folder, Watcher(), None).run()
+    until(lambda: not actors(), "the end of the actors", patience_s=10)
 
 
 def test_a_worker_that_dies_over_and_over_is_given_up(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ _EACH_STEP: Settings = {"strategy.name": "local-sgd", "exchange.every": 1, "exch
 
 CONTENDERS: Mapping[str, Settings] = {
     "default": {},
+    "auto": {"strategy.name": "auto"},
     "allreduce-equal": {**_EACH_STEP, "allocation.name": "uniform"},
     "allreduce-proportional": {**_EACH_STEP, "allocation.name": "dynamic"},
     "local-sgd": {**_DYNAMIC, "strategy.name": "local-sgd"},

@@ -55,7 +55,7 @@ FLAGS: Mapping[str, Flag] = {
         "strategy.name",
         str,
         "NAME",
-        "Update rule: agwu, anytime, async-local-sgd, diloco, downpour, eamsgd, easgd, gosgd, local-sgd, sgwu or none.",
+        "Rule: agwu, anytime, async-local-sgd, auto, diloco, downpour, eamsgd, easgd, gosgd, local-sgd, none or sgwu.",
     ),
     "allocation": Flag("allocation.name", str, "NAME", "Who gets which data: uniform, idpa or dynamic."),
     "workers": Flag("workers.count", int, "N", "Number of workers."),

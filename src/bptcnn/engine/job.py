@@ -20,7 +20,7 @@ from bptcnn.inner import Exchange, Learner, LocalWorker, Mixing, OptimizerConfig
 from bptcnn.models import FlatModel, ModelConfig, adopt, build, freeze, read_model, restore
 from bptcnn.outer.allocation import Plan
 from bptcnn.outer.coordinator import Setup
-from bptcnn.outer.rules import Strategy
+from bptcnn.outer.rules import Auto, Strategy
 from bptcnn.wire import Sizes
 
 Factory = ModelConfig | Callable[..., nn.Module]
@@ -62,7 +62,9 @@ class Job:
     @property
     def rule(self) -> Strategy:
         """The update rule, with what it leaves to the number of workers filled in."""
-        return self.config.strategy.settled(self.config.workers.count)
+        strategy = self.config.strategy
+        assert not isinstance(strategy, Auto), "an engine chooses a rule before it starts anything"
+        return strategy.settled(self.config.workers.count)
 
     @property
     def optimizer(self) -> OptimizerConfig:

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from bptcnn.config import RunConfig
 from bptcnn.engine.job import Job
 from bptcnn.engine.ray.failure import described
 from bptcnn.engine.ray.worker import WorkerActor
@@ -22,13 +23,13 @@ class Crew:
     Args:
         job: reference to what they train.
         server: handle of the server actor.
-        speeds: emulated speeds, samples/s, one a worker; empty for none.
+        config: the recipe, which may have been chosen after the job was sent.
         per_machine: workers that share a machine.
     """
 
-    def __init__(self, job: Any, server: Any, speeds: tuple[float, ...], per_machine: int) -> None:
-        self._job, self._server = job, server
-        self._speeds, self._per_machine = speeds, per_machine
+    def __init__(self, job: Any, server: Any, config: RunConfig, per_machine: int) -> None:
+        self._job, self._server, self._config = job, server, config
+        self._speeds, self._per_machine = config.workers.speeds, per_machine
         self._handles: dict[int, Any] = {}
         self._running: dict[Any, int] = {}
         self._over: dict[int, Any] = {}
@@ -46,7 +47,9 @@ class Crew:
             num_cpus=1, max_restarts=0, max_concurrency=2, scheduling_strategy="SPREAD"
         )
         speed = self._speeds[worker] if self._speeds else None
-        self._handles[worker] = handle = actor.remote(worker, self._job, self._server, speed, self._per_machine)
+        self._handles[worker] = handle = actor.remote(
+            worker, self._job, self._server, speed, self._per_machine, self._config
+        )
         self._running[handle.run.remote()] = worker
         del self.idle[worker]
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bptcnn import checkpoint
+from bptcnn.engine.auto import Facts, settle
 from bptcnn.engine.job import Job
 from bptcnn.engine.observer import Observer, Result
 from bptcnn.engine.ray.cluster import cluster, this_node
 from bptcnn.engine.ray.crew import Crew, shared
 from bptcnn.engine.ray.evaluation import Evaluator
 from bptcnn.engine.ray.notices import Notices
+from bptcnn.engine.ray.scouts import survey
 from bptcnn.engine.ray.server import Order, Report, ServerActor
 from bptcnn.engine.ray.signals import StopSignals
 from bptcnn.errors import BptcnnError, ClusterError
@@ -25,6 +28,7 @@ from bptcnn.inner.machine.devices import device_named
 from bptcnn.inner.machine.threads import one_thread
 from bptcnn.models import FlatModel
 from bptcnn.outer.messages import Dismiss, Evaluate, Evaluated, Finish, Replace
+from bptcnn.outer.rules import Auto
 
 POLL_S = 0.2
 """Between two looks at the server."""
@@ -103,18 +107,27 @@ class RayEngine:
 
     def _start(self, per_machine: int) -> None:
         model = FlatModel(self._job.network())
+        job = shared(self._job)
+        if isinstance(self._job.config.strategy, Auto):
+            self._choose(survey(self._job, job, model.snapshot(), per_machine, self._signals.interrupt_if_received))
         setup = self._job.setup(num_weights=model.num_weights, session=0)
         here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
-        job = shared(self._job)
         actor: Any = ray.remote(ServerActor).options(
             num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=10_000, scheduling_strategy=here
         )
         self._server = actor.remote(setup, self._job.config, self._folder.path.resolve())
         self._first = ray.put(model.snapshot())
         self._evaluator = Evaluator(model, self._job.test)
-        self._crew = Crew(job, self._server, self._job.config.workers.speeds, per_machine)
+        self._crew = Crew(job, self._server, self._job.config, per_machine)
         for worker in range(self._job.config.workers.count):
             self._crew.start(worker)
+
+    def _choose(self, facts: Facts) -> None:
+        """Decide what the recipe left open, and write it down before anything happens that would depend on it."""
+        config, sentence = settle(self._job.config, facts)
+        self._folder.write_config(config.to_toml())
+        self._job = replace(self._job, config=config)
+        self._notices.say(sentence)
 
     def _end(self) -> None:
         self._evaluator.close()

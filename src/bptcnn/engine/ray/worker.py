@@ -5,22 +5,23 @@ from __future__ import annotations
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
+from statistics import harmonic_mean
 from typing import Any, TypeAlias
 
-import numpy as np
 import ray
 import torch
 
+from bptcnn.config import RunConfig
 from bptcnn.engine.job import Job
 from bptcnn.engine.packing import Letter, parcel_dtype
 from bptcnn.engine.ray.failure import described
 from bptcnn.engine.ray.fate import die_with_parent
 from bptcnn.engine.ray.post import Post
+from bptcnn.engine.ray.probe import step_speeds, throttle
 from bptcnn.engine.translate import pushed, reported, work
 from bptcnn.errors import ConfigError, DivergedError, WorkerError
-from bptcnn.inner import LocalWorker, Parcel, Throttle
+from bptcnn.inner import LocalWorker, Parcel
 from bptcnn.inner.account import LastStep
 from bptcnn.inner.machine.devices import device_named
 from bptcnn.inner.machine.hardware import num_cores
@@ -29,7 +30,7 @@ from bptcnn.outer.messages import Finish, Pushed, Refuse, Send
 from bptcnn.wire import Wire, decode
 
 PROBE_STEPS = 2
-"""Timed local steps that a worker's first speed is measured on, after one that warms up."""
+"""Timed local steps that a worker's first speed is measured on."""
 
 SWITCH_S = 0.0005
 """How long either thread may keep the interpreter from the other; Python's default is ten times that."""
@@ -52,17 +53,27 @@ class WorkerActor:
         server: handle of the server actor.
         samples_per_s: emulated speed; None for as fast as it can.
         per_machine: workers that share this machine's cores.
+        config: the recipe, if it was chosen after the job had been sent; None for the job's.
     """
 
-    def __init__(self, worker: int, job: Job, server: Any, samples_per_s: float | None, per_machine: int) -> None:
+    def __init__(
+        self,
+        worker: int,
+        job: Job,
+        server: Any,
+        samples_per_s: float | None,
+        per_machine: int,
+        config: RunConfig | None = None,
+    ) -> None:
         die_with_parent()
         keep_memory()
+        job = job if config is None else replace(job, config=config)
         self._threads = job.config.workers.threads or max(1, num_cores() // per_machine)
         torch.manual_seed(job.config.seed * 1_000_003 + worker)
         self._worker = worker
         self._job = job
         self._server = server
-        self._throttle = Throttle(samples_per_s, clock=time.perf_counter, sleep=time.sleep) if samples_per_s else None
+        self._throttle = throttle(samples_per_s)
         self._messenger = ThreadPoolExecutor(1)
         self._post = Post(server, parcel_dtype(job.config.exchange.dtype))
         self._end = job.worker_end()
@@ -181,15 +192,5 @@ class WorkerActor:
         local.note_busy(time.perf_counter() - started_s)
 
     def _measure(self) -> float:
-        """Time a few steps on a copy of the network that is thrown away; samples/s."""
-        probe = self._job.learner(self._job.network(), self._threads, self._device)
-        indices = np.arange(min(self._job.config.batch_size, len(self._job.train)))
-        for step in range(1 + PROBE_STEPS):
-            if step == 1:
-                begun_s = time.perf_counter()
-            started_s = time.perf_counter()
-            with suppress(DivergedError):  # training will say so, and in which step
-                probe.step(indices, epoch=0, lr=1e-6)
-            if self._throttle is not None:
-                self._throttle.pace(len(indices), started_s)
-        return PROBE_STEPS * len(indices) / (time.perf_counter() - begun_s)
+        """Time a few steps; samples/s."""
+        return harmonic_mean(step_speeds(self._job, self._threads, self._device, self._throttle, PROBE_STEPS))

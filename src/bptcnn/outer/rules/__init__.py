@@ -11,6 +11,7 @@ from pydantic import Field
 from bptcnn.outer.rules.agwu import Agwu
 from bptcnn.outer.rules.anytime import Anytime
 from bptcnn.outer.rules.async_local_sgd import AsyncLocalSgd
+from bptcnn.outer.rules.auto import Auto
 from bptcnn.outer.rules.base import Contribution, Memory, Peer, UpdateRule
 from bptcnn.outer.rules.combine import combine
 from bptcnn.outer.rules.diloco import Diloco
@@ -27,6 +28,9 @@ AnyRule: TypeAlias = (
 Strategy: TypeAlias = Annotated[AnyRule, Field(discriminator="name")]
 """Any update rule; its ``name`` says which."""
 
+AnyStrategy: TypeAlias = Annotated[AnyRule | Auto, Field(discriminator="name")]
+"""What a recipe may ask for: an update rule, or that one be chosen."""
+
 RULES: dict[str, type[AnyRule]] = {
     "agwu": Agwu,
     "anytime": Anytime,
@@ -42,12 +46,18 @@ RULES: dict[str, type[AnyRule]] = {
 }
 """Known update rules by name."""
 
+STRATEGIES: dict[str, type[AnyRule | Auto]] = dict(sorted({**RULES, "auto": Auto}.items()))
+"""What a recipe may ask for, by name."""
+
 __all__ = [
     "RULES",
+    "STRATEGIES",
     "Agwu",
     "Alone",
+    "AnyStrategy",
     "Anytime",
     "AsyncLocalSgd",
+    "Auto",
     "Contribution",
     "Diloco",
     "Downpour",

@@ -1,0 +1,161 @@
+"""What ``auto`` decides from, measured: a short-lived actor in the place of each worker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from statistics import harmonic_mean
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from bptcnn.engine.auto import Facts, spread_of
+from bptcnn.engine.job import Job
+from bptcnn.engine.ray.failure import described
+from bptcnn.engine.ray.fate import die_with_parent
+from bptcnn.engine.ray.probe import step_speeds, throttle
+from bptcnn.engine.virtual import Link
+from bptcnn.errors import BptcnnError, ClusterError, ConfigError, WorkerError
+from bptcnn.inner.machine.devices import device_named
+from bptcnn.inner.machine.hardware import num_cores
+from bptcnn.inner.machine.memory import keep_memory
+from bptcnn.outer.messages import Vector
+
+NUM_STEPS = 6
+"""Timed local steps of each worker at least; enough to see whether its speed changes."""
+
+BUDGET_S = 1.0
+"""Fast workers time more of them within so long."""
+
+TRIPS = 3
+"""How often the weights travel to a worker and back; the first trip, which opens connections, does not count."""
+
+POLL_S = 0.2
+"""Between two looks whether the user pressed Ctrl-C."""
+
+
+class ScoutActor:
+    """Does what the worker in its place would do, for a moment.
+
+    Args:
+        worker: its number.
+        job: what to train; its arrays lie in shared memory.
+        samples_per_s: emulated speed; None for as fast as it can.
+        per_machine: workers that share this machine's cores.
+    """
+
+    def __init__(self, worker: int, job: Job, samples_per_s: float | None, per_machine: int) -> None:
+        die_with_parent()
+        keep_memory()
+        self._worker, self._job, self._speed = worker, job, samples_per_s
+        self._threads = job.config.workers.threads or max(1, num_cores() // per_machine)
+
+    def speeds(self) -> list[float]:
+        """Time local steps.
+
+        Returns:
+            Samples/s of each.
+
+        Raises:
+            ConfigError: the device that the user asked for is not there.
+            WorkerError: the user's model or data set failed.
+        """
+        torch.set_num_threads(self._threads)
+        try:
+            device = device_named(self._job.config.workers.device, self._worker)
+            return step_speeds(self._job, self._threads, device, throttle(self._speed), NUM_STEPS, BUDGET_S)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise WorkerError(f"worker {self._worker} failed: {described(error)}") from error
+
+    def echo(self, vector: Vector) -> Vector:
+        """Send a vector back."""
+        return vector
+
+
+def survey(job: Job, shared: Any, vector: Vector, per_machine: int, look_up: Callable[[], None]) -> Facts:
+    """Measure workers and links, all at once, as they will be at work.
+
+    Args:
+        job: what they are to train.
+        shared: reference to it.
+        vector: the weights, float32 [num_weights].
+        per_machine: workers that share a machine.
+        look_up: is called now and then while there is nothing to do but wait; may raise.
+
+    Returns:
+        The facts of all workers that answered within the time for which a run waits for them.
+
+    Raises:
+        BptcnnError: the user's own code failed.
+        ClusterError: no worker answered.
+    """
+    workers, until_s = job.config.workers, time.monotonic() + job.config.faults.join_s
+    actor: Any = ray.remote(ScoutActor).options(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")
+    emulated = workers.speeds or (None,) * workers.count
+    scouts = {worker: actor.remote(worker, shared, emulated[worker], per_machine) for worker in range(workers.count)}
+    try:
+        speeds = _answers({worker: scout.speeds.remote() for worker, scout in scouts.items()}, until_s, look_up)
+        there = {worker: scouts[worker] for worker in speeds}
+        short = _round_trips(there, vector[:1], until_s, look_up)
+        long = _round_trips({worker: scouts[worker] for worker in short}, vector, until_s, look_up)
+    finally:
+        for scout in scouts.values():
+            ray.kill(scout)
+    if not long:
+        raise ClusterError(
+            f"none of {workers.count} workers could be measured within {job.config.faults.join_s:g} s: "
+            "choose a rule with --strategy, or raise faults.join_s"
+        )
+    return Facts(
+        speeds=tuple(harmonic_mean(speeds[worker][0]) for worker in long),
+        links=tuple(_link(short[worker], long[worker], 2 * vector.nbytes) for worker in long),
+        num_weights=len(vector),
+        batch_size=job.config.batch_size,
+        num_samples=len(job.train),
+        spread=spread_of(speeds[worker][0] for worker in long),
+    )
+
+
+def _link(short_s: float, long_s: float, num_bytes: int) -> Link:
+    """The link on which a round trip takes so long without and with so many bytes."""
+    return Link(num_bytes / (long_s - short_s) if long_s > short_s else float("inf"), short_s / 2)
+
+
+def _round_trips(
+    scouts: Mapping[int, Any], vector: Vector, until_s: float, look_up: Callable[[], None]
+) -> dict[int, float]:
+    """The shortest time in which a vector went to each worker and came back, seconds."""
+    best: dict[int, float] = {}
+    for trip in range(TRIPS):
+        calls = {worker: scout.echo.remote(ray.put(np.array(vector))) for worker, scout in scouts.items()}
+        times = {worker: took_s for worker, (_, took_s) in _answers(calls, until_s, look_up).items()}
+        if trip:
+            best = {worker: min(took_s, best.get(worker, took_s)) for worker, took_s in times.items()}
+        scouts = {worker: scouts[worker] for worker in times}
+    return best
+
+
+def _answers(calls: Mapping[int, Any], until_s: float, look_up: Callable[[], None]) -> dict[int, tuple[Any, float]]:
+    """What each worker answers and after how many seconds; whoever is late or dead is left out."""
+    started_s = time.monotonic()
+    waiting = {call: worker for worker, call in calls.items()}
+    found: dict[int, tuple[Any, float]] = {}
+    while waiting and time.monotonic() < until_s:
+        look_up()
+        ended, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
+        took_s = time.monotonic() - started_s
+        for call in ended:
+            worker = waiting.pop(call)
+            try:
+                found[worker] = ray.get(call), took_s
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, BptcnnError):
+                    raise error.cause from error
+                raise
+            except ray.exceptions.RayError:
+                pass  # it died: training will find out whether it does so again
+    return dict(sorted(found.items()))

@@ -1,0 +1,272 @@
+"""``auto``: the decision against formulas, its promise on any facts, and runs that go on with what was chosen."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jobs import Blank, Watcher, contents, linear
+
+from bptcnn import RunConfig, simulate
+from bptcnn.api import Run
+from bptcnn.cli import main
+from bptcnn.config import compose
+from bptcnn.engine import auto
+from bptcnn.engine.auto import DTYPES, Candidate, Choice, Facts, Predict, choose, sentence, settle, spread_of
+from bptcnn.engine.forecast import throughput
+from bptcnn.engine.virtual import Link
+from bptcnn.errors import ConfigError
+from bptcnn.outer.rules import Agwu, Anytime, LocalSgd
+
+HL8 = (480.0, 480.0, 320.0, 2560.0)
+BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0}
+ALL = ("fp32", "bf16", "int8")
+ASKED = RunConfig(strategy="auto")
+
+
+def some_facts(link: str = "free", num_weights: int = 351_946, num_samples: int = 50_000, spread: float = 0.0) -> Facts:
+    return Facts(HL8, (Link.parse(link),) * 4, num_weights, 32, num_samples, spread)
+
+
+def formula(facts: Facts) -> Predict:
+    """With overlap, the exchange of one round hides behind the steps of the next, as far as it is no longer."""
+
+    def kept(candidate: Candidate) -> float:
+        exchange_s = 2 * facts.slowest.transfer_s(round(BYTES[candidate.dtype] * facts.num_weights))
+        return min(1.0, candidate.every * facts.batch_size / max(facts.speeds) / max(exchange_s, 1e-12))
+
+    return kept
+
+
+def simulated(facts: Facts, candidate: Candidate) -> float:
+    config = auto._with(RunConfig(workers={"count": len(facts.speeds), "speeds": facts.speeds}), candidate)
+    return throughput(config, facts.num_weights, facts.slowest, candidate.span(facts)) / facts.total
+
+
+def every(facts: Facts, dtypes: tuple[str, ...]) -> list[Candidate]:
+    return [
+        Candidate(rule, cadence, dtype)
+        for rule in auto._rules(facts)
+        for cadence in auto._cadences(facts)
+        for dtype in dtypes
+    ]
+
+
+# ------------------------------------------------------------------------------------------ the forecast
+
+
+@pytest.mark.parametrize("steps", [1, 4, 100])
+def test_without_overlap_a_forecast_is_steps_plus_the_way_there_and_back(steps: int) -> None:
+    exchange = {"every": steps, "overlap": False}
+    workers = {"count": 3, "speeds": (400.0, 400.0, 400.0)}
+    config = RunConfig(strategy="local-sgd", allocation="dynamic", exchange=exchange, workers=workers)
+    lease = 32 * steps
+    link = Link(1e6, 0.01)
+    expected = 3 * lease / (lease / 400 + 2 * link.transfer_s(4 * 100_000))
+    assert throughput(config, 100_000, link, span=3 * lease) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("link", ["free", "100Mbit", "100Mbit,5ms", "2Mbit"])
+def test_the_choice_by_simulation_is_the_choice_by_formula(link: str) -> None:
+    facts = some_facts(link)
+    expected = choose(facts, formula(facts), dtypes=DTYPES).candidate
+    config, _ = settle(ASKED, facts)
+    assert (config.strategy, config.exchange.every, config.allocation.name) == (LocalSgd(), expected.every, "dynamic")
+    assert getattr(config.exchange, "dtype", "fp32") == expected.dtype
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_what_is_chosen_keeps_nearly_as_much_as_any_candidate_would(spread: float) -> None:
+    facts = some_facts("20Mbit,3ms", num_weights=40_000, num_samples=500, spread=spread)
+    best = max(simulated(facts, candidate) for candidate in every(facts, DTYPES))
+    chosen = choose(facts, lambda candidate: simulated(facts, candidate))
+    assert chosen.kept >= 0.97 * best - 0.005
+
+
+# ------------------------------------------------------------------------------------------ the decision
+
+
+def chosen(facts: Facts, predict: Predict | None = None) -> Candidate:
+    return choose(facts, predict or formula(facts), dtypes=ALL).candidate
+
+
+def test_on_free_links_workers_exchange_after_each_step_uncompressed() -> None:
+    assert chosen(some_facts()) == Candidate(LocalSgd(), 1, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "expected"),
+    [  # 2 x 112.6 ms of way against 12.5 ms a step: 97 % of it take 17.5 steps, halved with half of the bytes
+        (("fp32",), (24, "fp32")),
+        (("fp32", "bf16"), (12, "bf16")),
+        (ALL, (6, "int8")),
+    ],
+)
+def test_on_a_slow_link_rounds_are_as_long_as_the_weights_are_under_way(
+    dtypes: tuple[str, ...], expected: tuple[int, str]
+) -> None:
+    facts = some_facts("100Mbit")
+    assert choose(facts, formula(facts), dtypes=dtypes).candidate[1:] == expected
+
+
+@pytest.mark.parametrize(("num_weights", "dtype"), [(19_000, "fp32"), (38_000, "bf16"), (76_000, "int8")])
+def test_no_more_is_compressed_than_the_cadence_needs(num_weights: int, dtype: str) -> None:
+    facts = some_facts("100Mbit", num_weights)  # 78 kB take as long there and back as one step of the fastest worker
+    assert chosen(facts) == Candidate(LocalSgd(), 1, dtype)
+
+
+def test_a_link_that_is_too_slow_for_anything_gets_the_longest_rounds_it_can_use() -> None:
+    facts = some_facts("50kbit")
+    cadence, dtype = chosen(facts)[1:]
+    assert (cadence, dtype) == (auto._cadences(facts)[-1], "int8")
+    assert cadence * 32 * facts.total / max(HL8) <= facts.num_samples
+    assert chosen(some_facts("50kbit", num_samples=10))[1] == 1
+
+
+def test_the_slowest_link_counts() -> None:
+    fast, slow = Link(), Link.parse("100Mbit")
+    mixed = Facts(HL8, (fast, fast, slow, fast), 351_946, 32, 50_000)
+    assert mixed.slowest == slow
+    assert chosen(mixed) == chosen(some_facts("100Mbit"))
+
+
+@pytest.mark.parametrize(
+    ("spread", "rounds_keep", "rule"),
+    [
+        (0.2, 1.0, LocalSgd()),
+        (0.21, 1.0, Anytime()),
+        (0.0, 0.98, LocalSgd()),
+        (0.0, 0.96, Agwu(accuracy_weight="none")),
+        (0.5, 0.5, Agwu(accuracy_weight="none")),
+    ],
+)
+def test_rounds_come_first_and_end_by_the_clock_where_speeds_change(
+    spread: float, rounds_keep: float, rule: object
+) -> None:
+    predict: Predict = lambda candidate: rounds_keep if candidate.rule.synchronous else 1.0  # noqa: E731
+    assert chosen(some_facts(spread=spread), predict).rule == rule
+
+
+@given(
+    steps=st.floats(0.01, 1000),
+    worse=st.tuples(st.floats(0.1, 1), st.floats(0.1, 1)),
+    keep=st.floats(0.5, 0.99),
+    num_samples=st.integers(1, 100_000),
+    spread=st.sampled_from([0.0, 1.0]),
+)
+def test_never_less_than_what_is_to_be_kept_and_never_looser_than_needed(
+    steps: float, worse: tuple[float, float], keep: float, num_samples: int, spread: float
+) -> None:
+    facts = some_facts(num_samples=num_samples, spread=spread)
+
+    def predict(candidate: Candidate) -> float:
+        limit = worse[0] if candidate.rule.synchronous else worse[1]
+        return limit * min(1.0, candidate.every / steps / BYTES[candidate.dtype])
+
+    found, kept = choose(facts, predict, keep, ALL)
+    floor = keep * max(map(predict, every(facts, ALL)))
+    assert kept == predict(found) >= floor
+    enough = [candidate for candidate in every(facts, ALL) if predict(candidate) >= floor]
+    rounds = [candidate for candidate in enough if candidate.rule.synchronous] or enough
+    assert found == min(rounds, key=lambda candidate: (candidate.span(facts), ALL.index(candidate.dtype)))
+
+
+def test_the_spread_is_that_of_the_worst_worker_and_heeds_no_single_slip() -> None:
+    assert spread_of([[5.0] * 7, [100.0, 100.0, 100.0, 100.0, 20.0]]) == 0
+    assert spread_of([[5.0] * 7, [50.0, 100.0, 150.0]]) == pytest.approx(0.5)
+    assert spread_of([[5.0], []]) == 0
+
+
+@pytest.mark.parametrize(
+    ("link", "words"),
+    [
+        ("free", "free links"),
+        ("100Mbit", "links of 12.5 MB/s"),
+        ("5ms", "links of 5 ms"),
+        ("1Gbit,0.5ms", "links of 125 MB/s and 0.5 ms"),
+    ],
+)
+def test_the_reason_is_one_sentence(link: str, words: str) -> None:
+    text = sentence(Choice(Candidate(LocalSgd(), 4, "bf16"), 0.9812), some_facts(link))
+    choice, reason = text.split(" steps in bf16: ")
+    assert choice == "auto: local-sgd, an exchange every 4"
+    assert reason == f"the tightest that keeps 98 % of 3,840 samples/s on {words}"
+
+
+def test_the_reason_names_what_is_unusual() -> None:
+    facts = some_facts(spread=0.35)
+    assert sentence(Choice(Candidate(Anytime(), 1, "fp32"), 1.0), facts).startswith(
+        "auto: anytime, as speeds vary by 35 %, an exchange every step: the tightest"
+    )
+    assert "auto: agwu, as rounds keep less, an exchange" in sentence(
+        Choice(Candidate(Agwu(), 2, "fp32"), 1.0), some_facts()
+    )
+
+
+# -------------------------------------------------------------------------------------------------- runs
+
+
+def a_run(
+    path: Path, link: str = "10Mbit,2ms", trace: int | None = None, watcher: Watcher | None = None, **more: Any
+) -> Run:
+    usual = {"strategy": "auto", "epochs": 3, "workers": {"count": 4, "speeds": HL8}}
+    config = RunConfig(**{**usual, **more})
+    data = (Blank(4000, (1, 8, 8)), Blank(2, (1, 8, 8)))
+    return simulate(
+        config, model=linear, data=data, out=path, link=link, trace=trace, timing_only=True, observer=watcher
+    )
+
+
+def test_a_simulation_says_what_it_chose_and_is_the_run_with_these_settings(tmp_path: Path) -> None:
+    watcher = Watcher()
+    run = a_run(tmp_path / "auto", watcher=watcher)
+    [notice] = run.notices
+    assert watcher.notices == [notice]
+    assert watcher.noticed_after == [0]
+    stored = compose(run.path / "config.toml", {})
+    assert notice.startswith(f"auto: {stored.strategy.name}, an exchange every ")
+    assert stored.strategy == LocalSgd()
+    assert (run.summary["strategy"], run.summary["allocation"]) == ("local-sgd", "dynamic")
+    settings = stored.model_dump(include={"strategy", "allocation", "exchange"})
+    again = a_run(tmp_path / "again", **settings)
+    assert again.notices == ()
+    assert contents(run.path) == contents(again.path)
+
+
+def test_speeds_that_change_are_foreseen(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", trace=3, epochs=30)
+    assert re.match(r"auto: anytime, as speeds vary by \d\d %, an exchange every", run.notices[0])
+    assert run.summary["strategy"] == "anytime"
+
+
+def test_what_is_left_alone_stays_as_it_was_set(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", exchange={"every": 99, "overlap": False}, allocation="uniform", seed=7)
+    stored = compose(run.path / "config.toml", {})
+    assert (stored.exchange.overlap, stored.seed, stored.allocation.name) == (False, 7, "dynamic")
+    assert stored.exchange.every != 99
+
+
+def test_a_folder_without_a_name_is_named_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig(strategy="auto", model="case1", epochs=1, workers={"count": 2, "speeds": (300, 100)})
+    assert simulate(config, timing_only=True).path == Path("runs/digits-case1-auto-1")
+
+
+def test_the_command_line_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"simulate --strategy auto --model case1 --epochs 1 --speeds 300,100 --timing-only --out {tmp_path / 'run'}"
+    assert main(words.split()) == 0
+    output = capsys.readouterr()
+    assert "auto: local-sgd, an exchange every step: the tightest that keeps 100 % of 400 samples/s on free links" in (
+        output.out + output.err
+    )
+    assert main([*words.split(), "--set", "strategy.keep=1"]) == 2
+    assert capsys.readouterr().err == "bptcnn: strategy.keep = 1 is not valid: give less than 1\n"
+
+
+def test_an_option_of_a_rule_is_none_of_auto() -> None:
+    with pytest.raises(ConfigError, match=r"^unknown key 'strategy.staleness': use one of keep, name$"):
+        RunConfig(strategy={"name": "auto", "staleness": "none"})
