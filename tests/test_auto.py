@@ -20,7 +20,7 @@ from bptcnn.engine.auto import DTYPES, Candidate, Choice, Facts, Predict, choose
 from bptcnn.engine.forecast import throughput
 from bptcnn.engine.virtual import Link
 from bptcnn.errors import ConfigError
-from bptcnn.outer.rules import Agwu, Anytime, LocalSgd
+from bptcnn.outer.rules import Anytime, AsyncLocalSgd, LocalSgd
 
 HL8 = (480.0, 480.0, 320.0, 2560.0)
 BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0}
@@ -140,8 +140,8 @@ def test_the_slowest_link_counts() -> None:
         (0.2, 1.0, LocalSgd()),
         (0.21, 1.0, Anytime()),
         (0.0, 0.98, LocalSgd()),
-        (0.0, 0.96, Agwu(accuracy_weight="none")),
-        (0.5, 0.5, Agwu(accuracy_weight="none")),
+        (0.0, 0.96, AsyncLocalSgd(momentum=0.0)),
+        (0.5, 0.5, AsyncLocalSgd(momentum=0.0)),
     ],
 )
 def test_rounds_come_first_and_end_by_the_clock_where_speeds_change(
@@ -202,8 +202,8 @@ def test_the_reason_names_what_is_unusual() -> None:
     assert sentence(Choice(Candidate(Anytime(), 1, "fp32"), 1.0), facts).startswith(
         "auto: anytime, as speeds vary by 35 %, an exchange every step: the tightest"
     )
-    assert "auto: agwu, as rounds keep less, an exchange" in sentence(
-        Choice(Candidate(Agwu(), 2, "fp32"), 1.0), some_facts()
+    assert "auto: async-local-sgd, as rounds keep less, an exchange" in sentence(
+        Choice(Candidate(AsyncLocalSgd(), 2, "fp32"), 1.0), some_facts()
     )
 
 

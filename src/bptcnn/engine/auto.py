@@ -13,7 +13,7 @@ from bptcnn.engine.job import Job
 from bptcnn.engine.virtual import Link, Speeds
 from bptcnn.models import FlatModel
 from bptcnn.outer.allocation import Dynamic, ExchangeConfig
-from bptcnn.outer.rules import Agwu, Anytime, Auto, LocalSgd
+from bptcnn.outer.rules import Anytime, AsyncLocalSgd, Auto, LocalSgd
 
 RESTLESS = 0.2
 """Speeds change if the middle half of repeated timings is wider than this part of their median."""
@@ -25,7 +25,7 @@ _FIELD = ExchangeConfig.model_fields.get("dtype")
 DTYPES: tuple[str, ...] = ("fp32",) if _FIELD is None else get_args(_FIELD.annotation)
 """How weights may travel, from most bytes to fewest."""
 
-Rule: TypeAlias = LocalSgd | Anytime | Agwu
+Rule: TypeAlias = LocalSgd | Anytime | AsyncLocalSgd
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def _shortest(rule: Rule, cadences: Sequence[int], enough: Callable[[Candidate],
 
 def _rules(facts: Facts) -> tuple[Rule, ...]:
     """Rounds, which end by the clock where somebody may suddenly be slower, and as a second choice none."""
-    return (Anytime() if facts.spread > RESTLESS else LocalSgd(), Agwu(accuracy_weight="none"))
+    return (Anytime() if facts.spread > RESTLESS else LocalSgd(), AsyncLocalSgd(momentum=0.0))
 
 
 def _cadences(facts: Facts) -> list[int]:
