@@ -15,6 +15,7 @@ from bptcnn.engine.ray.failure import described
 from bptcnn.engine.ray.worker import WorkerActor
 from bptcnn.errors import BptcnnError, TrainingError, WorkerError
 from bptcnn.inner.account import LastStep
+from bptcnn.outer.rules import Auto
 
 
 class Crew:
@@ -30,6 +31,7 @@ class Crew:
     def __init__(self, job: Any, server: Any, config: RunConfig, per_machine: int) -> None:
         self._job, self._server, self._config = job, server, config
         self._speeds, self._per_machine = config.workers.speeds, per_machine
+        self._calls = 1 if isinstance(config.strategy, Auto) or config.strategy.central else 2  # others may call
         self._handles: dict[int, Any] = {}
         self._running: dict[Any, int] = {}
         self._over: dict[int, Any] = {}
@@ -44,7 +46,7 @@ class Crew:
         """
         self.end(worker, "it is started anew")
         actor: Any = ray.remote(WorkerActor).options(
-            num_cpus=1, max_restarts=0, max_concurrency=2, scheduling_strategy="SPREAD"
+            num_cpus=1, max_restarts=0, max_concurrency=self._calls, scheduling_strategy="SPREAD"
         )
         speed = self._speeds[worker] if self._speeds else None
         self._handles[worker] = handle = actor.remote(
