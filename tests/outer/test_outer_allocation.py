@@ -19,7 +19,7 @@ from bptcnn.outer.allocation import Allocation, Allocator, Dynamic, ExchangeConf
 from bptcnn.outer.allocation.apportion import apportion, water_fill
 from bptcnn.outer.allocation.partition import iteration_sizes, released_up_to
 from bptcnn.outer.ledger import SHARED, Ledger
-from bptcnn.outer.rules import Agwu, Sgwu
+from bptcnn.outer.rules import Agwu, LocalSgd, Sgwu
 from bptcnn.outer.tally import balance
 
 SECONDS_PER_SAMPLE = {0: 1.0, 1: 1.2, 2: 2.0, 3: 4.0}
@@ -205,6 +205,17 @@ def test_slower_workers_make_smaller_steps_or_fewer() -> None:
     assert [draw(allocator, ledger, [w], speeds)[w] for w in range(4)] == [30, 18, 9, 3]
     equal = replace(plan, proportional=False)
     assert [equal.step_size(worker, speeds) for worker in speeds] == [10] * 4
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS, ids=lambda a: a.name)
+def test_post_local_sgd_exchanges_after_every_step_at_first(allocation: Allocation) -> None:
+    setup = a_setup(allocation, LocalSgd(), num_samples=1920, exchange=ExchangeConfig(every=6, overlap=False), epochs=4)
+    setup = replace(setup, plan=replace(setup.plan, post=0.5))
+    stage = Stage(setup, [10.0] * 4).open().run()
+    assert stage.settled()
+    sizes = [sum(lease.size for lease in stage.trained[first : first + 4]) for first in range(0, len(stage.trained), 4)]
+    assert set(sizes[:100]) == {4 * 8}
+    assert max(sizes[130:]) == 4 * 48
 
 
 def test_one_exchange_per_epoch_covers_the_data_once() -> None:

@@ -12,7 +12,7 @@ from bptcnn.outer.allocation import Allocation, Dynamic, ExchangeConfig, Idpa, U
 from bptcnn.outer.messages import Evaluate, Pushed, Replace, SaveCheckpoint, Send, WorkerJoined
 from bptcnn.outer.milestones import EvaluationConfig
 from bptcnn.outer.pace import FaultConfig
-from bptcnn.outer.rules import Agwu, Anytime, LocalSgd, Sgwu
+from bptcnn.outer.rules import Agwu, Anytime, Downpour, LocalSgd, Sgwu
 from bptcnn.outer.tally import balance
 
 SPEEDS = [2000.0, 1000.0, 500.0, 250.0]
@@ -314,3 +314,15 @@ def test_the_last_version_is_evaluated() -> None:
         assert last.weights is stage.coordinator.model.weights
         assert last.committed == 1440
         assert EvaluationConfig(every=0.7) == stage.coordinator.setup.evaluation
+
+
+def test_a_warm_start_is_trained_by_the_fastest_worker_alone() -> None:
+    setup = a_setup(Dynamic(), Downpour(rate=0.25, warm_start=0.25), num_samples=1600)
+    stage = Stage(setup, SPEEDS).open().at(0.2, lambda: None)
+    stage.at(0.3, stage.kill, 0).run()
+    assert stage.settled()
+    counted = [sum(lease.size for lease in stage.trained[: index + 1]) for index in range(len(stage.trained))]
+    early = [lease.worker for lease, size in zip(stage.trained, counted, strict=True) if size <= 0.25 * 4800]
+    assert set(early) == {0, 1}  # the second takes over from the first, which died
+    assert early == sorted(early) or early.count(0) > early.count(1)
+    assert {lease.worker for lease in stage.trained} == {0, 1, 2, 3}

@@ -42,10 +42,21 @@ class CentralCoordinator(Coordinator):
             self._merge()
         if self.supply.exhausted:
             return self._finish("finished", "every sample is committed", now)
-        waiting = [member for member in self.members.values() if member.awaiting]
+        waiting = self._invited()
         leases = by_worker(self._draw(waiting))
         answered = [member for member in waiting if self.supply.held(member.worker)]
         return [self._send(member, leases.get(member.worker, []), now) for member in answered]
+
+    def _invited(self) -> list[Member]:
+        """Who waits for work and may have some: in a warm start, the fastest worker alone."""
+        waiting = [member for member in self.members.values() if member.awaiting]
+        if self.supply.ledger.committed >= self.setup.strategy.alone_until * self.setup.plan.total:
+            return waiting
+        speeds = self.speeds()
+        first = max(
+            (m.worker for m in self.members.values() if m.present), key=lambda worker: speeds[worker], default=None
+        )
+        return [member for member in waiting if member.worker == first]
 
     def _round_over(self) -> bool:
         """Whether nobody is awaited any more in the round under way; the next one begins then."""

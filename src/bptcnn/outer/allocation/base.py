@@ -21,6 +21,9 @@ class ExchangeConfig(Section):
     """Local steps between two exchanges of the worker with the largest share (the others' are in proportion), or
     ``"epoch"``: one exchange per pass of a worker over its data."""
 
+    post: float = Field(default=0.0, ge=0, le=1)
+    """Post-local SGD: so great a part of the run passes with an exchange after every step, before ``every`` holds."""
+
     batches: Literal["proportional", "equal"] = "proportional"
     """Samples of a local step. ``proportional``: ``batch_size`` for the fastest worker and less for others, so that all
     make the same number of steps; ``equal``: ``batch_size`` for all, so that slower ones make fewer."""
@@ -52,6 +55,7 @@ class Plan:
         every: local steps between exchanges, or ``"epoch"``.
         seed: of all orders.
         proportional: whether slower workers make smaller steps, rather than fewer.
+        post: part of the run in which workers exchange after every step.
     """
 
     num_samples: int
@@ -60,6 +64,11 @@ class Plan:
     every: int | Literal["epoch"]
     seed: int
     proportional: bool = False
+    post: float = 0.0
+
+    def cadence(self, committed: int) -> int | Literal["epoch"]:
+        """Local steps between exchanges, when so many samples of the run are committed."""
+        return 1 if committed < self.post * self.total else self.every
 
     def step_size(self, worker: int, speeds: Mapping[int, float]) -> int:
         """Samples of one local step of a worker.
@@ -80,10 +89,10 @@ class Plan:
         """Samples to commit in the whole run."""
         return self.num_samples * self.epochs
 
-    @property
-    def lease_size(self) -> float:
+    def lease_size(self, committed: int) -> float:
         """Samples between exchanges of the largest worker; infinite for one exchange per epoch."""
-        return float("inf") if self.every == "epoch" else float(self.every * self.batch_size)
+        every = self.cadence(committed)
+        return float("inf") if every == "epoch" else float(every * self.batch_size)
 
 
 @dataclass(frozen=True, slots=True)

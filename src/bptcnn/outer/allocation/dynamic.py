@@ -63,7 +63,8 @@ class DynamicAllocator(Allocator):
         epoch = ledger.earliest(SHARED)
         assert epoch is not None
         left = ledger.available(epoch, SHARED)
-        counts = self._round(ready, left, speeds) if len(ready) > 1 else self._single(ready[0], left, epoch, speeds)
+        deal = self._round if len(ready) > 1 else self._single
+        counts = deal(ready, left, ledger, speeds)
         return {worker: Grant(epoch, SHARED, count) for worker, count in counts.items() if count}
 
     def returned(self, worker: int, epoch: int) -> None:
@@ -86,25 +87,28 @@ class DynamicAllocator(Allocator):
         order = np.random.default_rng((self.plan.seed, self._dealt)).permutation(self.plan.num_samples)
         ledger.deal(epoch=self._dealt, owner=SHARED, indices=order)
 
-    def _size(self, worker: int, speeds: Mapping[int, float]) -> int:
+    def _size(self, worker: int, committed: int, speeds: Mapping[int, float]) -> int:
         """Samples of a full lease: whole steps in proportion to speed."""
-        plan = self.plan
-        if plan.every == "epoch":
+        plan, every = self.plan, self.plan.cadence(committed)
+        if every == "epoch":
             return max(1, round(plan.num_samples * speeds[worker] / sum(speeds.values())))
         if plan.proportional:
-            return plan.every * plan.step_size(worker, speeds)
-        return max(1, round(plan.every * speeds[worker] / max(speeds.values()))) * plan.batch_size
+            return every * plan.step_size(worker, speeds)
+        return max(1, round(every * speeds[worker] / max(speeds.values()))) * plan.batch_size
 
-    def _single(self, worker: int, left: int, epoch: int, speeds: Mapping[int, float]) -> dict[int, int]:
-        size = self._size(worker, speeds)
-        if epoch == self.plan.epochs:
+    def _single(self, ready: Sequence[int], left: int, ledger: Ledger, speeds: Mapping[int, float]) -> dict[int, int]:
+        [worker] = ready
+        size = self._size(worker, ledger.committed, speeds)
+        if ledger.earliest(SHARED) == self.plan.epochs:
             share = ceil(left * speeds[worker] / sum(speeds.values()))
             size = min(size, max(share, self.plan.step_size(worker, speeds)))
         return {worker: min(size, left)}
 
-    def _round(self, ready: Sequence[int], left: int, speeds: Mapping[int, float]) -> dict[int, int]:
+    def _round(self, ready: Sequence[int], left: int, ledger: Ledger, speeds: Mapping[int, float]) -> dict[int, int]:
         parts = {worker: speeds[worker] for worker in ready}
-        full = min(self.plan.num_samples / sum(speeds.values()), self.plan.lease_size / max(speeds.values()))
+        full = min(
+            self.plan.num_samples / sum(speeds.values()), self.plan.lease_size(ledger.committed) / max(speeds.values())
+        )
         size, speed = min(left, max(1, round(full * sum(parts.values())))), sum(parts.values())
         exact = {worker: size * part / speed + self._owed.get(worker, 0.0) for worker, part in parts.items()}
         given = apportion(size, {worker: max(0.0, due) for worker, due in exact.items()})

@@ -196,7 +196,7 @@ class PartitionAllocator(Allocator):
         if len(due):
             rng = np.random.default_rng((self.plan.seed, a, worker))
             ledger.deal(epoch=a, owner=worker, indices=rng.permutation(self._order[due]))
-            self._pieces[worker, a] = min(self._num_rounds(a), len(due))
+            self._pieces[worker, a] = min(self._num_rounds(a, ledger.committed), len(due))
 
     def _blocks(self, worker: int, iteration: int) -> Positions:
         held = [block.positions for block in self._holdings[worker] if block.start <= iteration]
@@ -209,11 +209,11 @@ class PartitionAllocator(Allocator):
             return positions
         return positions[(positions + 1) * size // whole > positions * size // whole]
 
-    def _num_rounds(self, iteration: int) -> int:
+    def _num_rounds(self, iteration: int, committed: int) -> int:
         """Exchanges per iteration, the same for all workers: the largest holding sets it."""
         if iteration not in self._rounds:
             largest = max(len(self._due(self._blocks(w, iteration), iteration)) for w in self._holdings)
-            self._rounds[iteration] = max(1, ceil(largest / self.plan.lease_size))
+            self._rounds[iteration] = max(1, ceil(largest / self.plan.lease_size(committed)))
         return self._rounds[iteration]
 
     # ----------------------------------------------------------------------------------- all workers
@@ -250,7 +250,7 @@ class PartitionAllocator(Allocator):
         whole = self.orphan(ledger, float("inf")) if idle else None
         if whole is None:
             return {}
-        most = min(self.plan.lease_size * len(idle), whole.count)
+        most = min(self.plan.lease_size(ledger.committed) * len(idle), whole.count)
         parts = apportion(int(most), {worker: speeds[worker] for worker in idle})
         return {worker: Grant(whole.epoch, SHARED, count) for worker, count in parts.items() if count}
 

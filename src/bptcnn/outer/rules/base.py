@@ -184,6 +184,11 @@ class UpdateRule(Section, ABC):
         return False
 
     @property
+    def alone_until(self) -> float:
+        """The part of the run that one worker trains before the others begin, 0 to 1."""
+        return 0.0
+
+    @property
     def local_momentum(self) -> float | None:
         """The momentum that the rule prescribes to the workers' optimizer; None to leave it as it is configured."""
         return None

@@ -42,6 +42,14 @@ class Downpour(UpdateRule):
     """``fixed``: one rate for all weights; ``adagrad``: less for weights that were pushed far already. A rate is then
     the size of a weight's first step: 0.01 or so."""
 
+    warm_start: float = Field(default=0.0, ge=0, lt=1)
+    """So great a part of the run is trained by one worker, the fastest, before the others begin."""
+
+    @property
+    def alone_until(self) -> float:
+        """The warm start (see ``UpdateRule.alone_until``)."""
+        return self.warm_start
+
     def scales(self, contributions: Sequence[Contribution], peers: Mapping[int, Peer], version: int) -> list[float]:
         """``rate`` (see ``UpdateRule.scales``)."""
         return [self.rate] * len(contributions)
