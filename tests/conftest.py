@@ -17,8 +17,12 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run what starts Ray or processes last, so that a simple mistake shows within seconds, and one after the other."""
-    items.sort(key=lambda item: item.get_closest_marker("real") is not None)
+    """Run what starts Ray or processes one after the other, and last, so that a simple mistake shows within seconds.
+
+    Where there are several processes, one of them begins with it, as it takes longest.
+    """
+    first = "PYTEST_XDIST_WORKER" in os.environ
+    items.sort(key=lambda item: (item.get_closest_marker("real") is not None) != first)
     for item in items:
         if item.get_closest_marker("real") is not None:
             item.add_marker(pytest.mark.xdist_group("real"))

@@ -21,6 +21,7 @@ from bptcnn.engine.virtual import FaultPlan, Link, Simulation, simulation
 from bptcnn.errors import WorkersLostError
 from bptcnn.folder import RunFolder
 from bptcnn.models import build
+from bptcnn.outer.rules import STRATEGIES
 
 IMPATIENT = {"patience_s": 0.2, "first_s": 0.3, "join_s": 10.0}
 USUAL = {"faults": IMPATIENT, "checkpoint": {"every_s": 0.1}, "exchange": {"every": 4}}
@@ -289,6 +290,24 @@ def test_a_run_with_arithmetic_survives_random_faults_too(tmp_path: Path, seed: 
     run = simulate(config, model=linear, data=data, out=tmp_path / "run", faults=f"random:{seed}")
     assert_closed(run.summary, 2400)
     assert run.summary["test_accuracy"] > 0.8
+
+
+ONE_OF_EACH = "kill:3@0.3,delay:1@0.35+0.1,freeze:2@0.5+2,duplicate:0@0.6,join:800@0.7,crash@1.1,kill:0@3.5"
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_rule_learns_whatever_breaks(tmp_path: Path, name: str, dtype: str) -> None:
+    """A new rule is tested here by being one."""
+    rule = {"name": name, **({"rate": 0.25} if name == "downpour" else {})}
+    exchange = {"every": 4, "dtype": dtype}
+    optimizer = {"lr": 0.01, "momentum": 0.5}
+    config = a_config(rule, "dynamic", epochs=6, exchange=exchange, optimizer=optimizer, faults=IMPATIENT)
+    data = (Clouds.draw(2000), Clouds.draw(200, seed=1))
+    run = simulate(config, model=linear, data=data, out=tmp_path / "run", faults=ONE_OF_EACH)
+    assert_closed(run.summary, 12_000)
+    assert run.summary["samples"]["returned"] > 0
+    assert run.summary["test_accuracy"] > 0.85
 
 
 # ------------------------------------------------------------------------------------------ resume

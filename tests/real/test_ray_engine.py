@@ -31,6 +31,7 @@ from bptcnn.engine.replay import replay
 from bptcnn.errors import ClusterError, DivergedError, TrainingError, WorkerError, WorkersLostError
 from bptcnn.folder import RunFolder
 from bptcnn.models import FlatModel, load_model
+from bptcnn.outer.rules import RULES
 from bptcnn.outer.status import Status
 from bptcnn.wire import Sizes
 
@@ -129,6 +130,15 @@ def test_a_worker_that_dies_among_peers_takes_nothing_along_but_its_lease(tmp_pa
     masses = {entry["worker"]: entry["mass"] for entry in events_of(run.path) if entry["event"] == "reported"}
     assert 0.2 < sum(masses.values()) < 1 - 1e-6  # the rest has died
     assert run.summary["test_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("name", sorted(RULES.keys() - {"gosgd", "local-sgd"}))  # they are above
+def test_every_rule_trains_on_real_processes(tmp_path: Path, name: str) -> None:
+    """A new rule is tested here by being one."""
+    rule = {"name": name, **({"rate": 0.5} if name == "downpour" else {})}
+    run = a_run(tmp_path, strategy=rule, epochs=3, optimizer={"lr": 0.02, "momentum": 0.5})
+    assert closed(run.summary, epochs=3)
+    assert run.summary["test_accuracy"] > (0.05 if name == "none" else 0.5)
 
 
 def test_a_server_that_dies_with_a_worker_goes_on_from_its_newest_checkpoint(tmp_path: Path) -> None:
