@@ -127,8 +127,9 @@ def test_a_worker_that_dies_among_peers_takes_nothing_along_but_its_lease(tmp_pa
     assert closed(run.summary, epochs=EPOCHS)
     assert sum(worker["replaced"] for worker in run.summary["workers"]) == 1
     assert all(worker["samples"] for worker in run.summary["workers"])
-    masses = {entry["worker"]: entry["mass"] for entry in events_of(run.path) if entry["event"] == "reported"}
-    assert 0.2 < sum(masses.values()) < 1 - 1e-6  # the rest has died
+    reports = [entry["mass"] for entry in events_of(run.path) if entry["event"] == "reported"]
+    assert len(reports) > 6  # several collections, of weights that count for something
+    assert all(0 < mass < 1 for mass in reports)
     assert run.summary["test_accuracy"] > 0.9
 
 
