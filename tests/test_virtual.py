@@ -207,3 +207,17 @@ def test_q_may_come_from_samples_that_nobody_trains_on(tmp_path: Path) -> None:
     assert run.summary["samples"]["committed"] == 240
     trained = np.unique(np.concatenate([batch for batch in train.asked if len(batch) <= 20]))
     assert len(trained) == 240
+
+
+@pytest.mark.parametrize(("allocation", "size"), [("uniform", 4 * 16 * 60), ("dynamic", (16 + 8 + 4 + 2) * 60)])
+def test_all_workers_make_the_same_number_of_steps(tmp_path: Path, allocation: str, size: int) -> None:
+    config = a_config("local-sgd", allocation, epochs=1, batch_size=16, exchange={"every": 2, "overlap": False})
+    run = simulate(config, model=linear, data=(Blank(size), Blank(2)), out=tmp_path / "run", timing_only=True)
+    assert [worker["steps"] for worker in run.summary["workers"]] == pytest.approx([60] * 4, abs=2)
+
+
+def test_post_local_sgd_exchanges_after_every_step_at_first(tmp_path: Path) -> None:
+    exchange = {"every": 10, "post": 0.5, "overlap": False}
+    config = a_config("local-sgd", "dynamic", **ONE, exchange=exchange)
+    found = timing(tmp_path / "run", config, 1000)
+    assert found["workers"][0]["pushes"] == 50 + 5

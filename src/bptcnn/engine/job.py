@@ -18,7 +18,7 @@ from bptcnn.errors import ConfigError, ModelError
 from bptcnn.folder import RunFolder
 from bptcnn.inner import Exchange, Learner, LocalWorker, Mixing, OptimizerConfig
 from bptcnn.models import FlatModel, ModelConfig, adopt, build, freeze, read_model, restore
-from bptcnn.outer.allocation import Plan
+from bptcnn.outer.allocation import Plan, Uniform
 from bptcnn.outer.coordinator import Setup
 from bptcnn.outer.rules import Auto, Strategy
 from bptcnn.wire import Sizes
@@ -121,13 +121,16 @@ class Job:
             session: restarts so far.
         """
         config, every = self.config, self.rule.cadence(self.config.exchange.every)
+        by_speed = not isinstance(config.allocation, Uniform)  # else all hold as much, and their steps are equal
+        proportional = config.exchange.batches == "proportional" and by_speed
         plan = Plan(
             len(self.train),
             config.epochs,
             config.batch_size,
             every,
             config.seed,
-            config.exchange.batches == "proportional",
+            proportional,
+            config.exchange.post,
         )
         return Setup(
             plan=plan,

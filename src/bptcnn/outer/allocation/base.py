@@ -26,7 +26,8 @@ class ExchangeConfig(Section):
 
     batches: Literal["proportional", "equal"] = "proportional"
     """Samples of a local step. ``proportional``: ``batch_size`` for the fastest worker and less for others, so that all
-    make the same number of steps; ``equal``: ``batch_size`` for all, so that slower ones make fewer."""
+    make the same number of steps; ``equal``: ``batch_size`` for all, so that slower ones make fewer. Where all workers
+    hold as much (``uniform``), their steps are equal anyway."""
 
     overlap: bool = True
     """Train on while push and pull travel, and, in a round, while others are still at it; what an answer changes is
