@@ -18,11 +18,11 @@ from bptcnn.api import Run, simulate
 from bptcnn.config import RunConfig
 from bptcnn.data import DataPair
 from bptcnn.engine.job import prepare
+from bptcnn.engine.observer import Silent
 from bptcnn.engine.virtual import FaultPlan, Link, Simulation
 from bptcnn.errors import DivergedError, WorkersLostError
 from bptcnn.folder import RunFolder
 from bptcnn.inner import Mixing, Parcel
-from bptcnn.launch import Silent
 from bptcnn.models import FlatModel
 
 IMPATIENT = {"patience_s": 0.1, "first_s": 0.1, "join_s": 5.0, "restarts": 20}

@@ -9,10 +9,10 @@ from typing import Any
 
 from bptcnn.config import RunConfig
 from bptcnn.engine.auto import foreseen, settle
-from bptcnn.engine.observer import Observer
+from bptcnn.engine.observer import Observer, Silent
 from bptcnn.engine.virtual import FaultPlan, Link, Simulation, Speeds, changing, steady
 from bptcnn.folder import RunFolder
-from bptcnn.launch import Data, Model, Run, Silent, Task, began_with, stored
+from bptcnn.launch import Data, Model, Run, Task, began_with, stored
 from bptcnn.outer.rules import Auto
 
 

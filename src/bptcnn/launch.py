@@ -20,21 +20,10 @@ from bptcnn.errors import ConfigError, DivergedError, RunFolderError, WorkersLos
 from bptcnn.folder import RunFolder
 from bptcnn.models import FlatModel, load_model, read_model, save_model
 from bptcnn.outer.rules import Auto
-from bptcnn.outer.status import Status
 from bptcnn.report import timelines
 
 Model = Callable[..., nn.Module]
 Data = tuple[Dataset[Any], Dataset[Any]]
-
-
-class Silent:
-    """An observer that shows nothing."""
-
-    def status(self, status: Status) -> None:
-        """Ignore it."""
-
-    def notice(self, text: str) -> None:
-        """Ignore it."""
 
 
 class Run:

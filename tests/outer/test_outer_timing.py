@@ -318,7 +318,7 @@ def test_the_last_version_is_evaluated() -> None:
 
 def test_a_warm_start_is_trained_by_the_fastest_worker_alone() -> None:
     setup = a_setup(Dynamic(), Downpour(rate=0.25, warm_start=0.25), num_samples=1600)
-    stage = Stage(setup, SPEEDS).open().at(0.2, lambda: None)
+    stage = Stage(setup, SPEEDS).open()
     stage.at(0.3, stage.kill, 0).run()
     assert stage.settled()
     counted = [sum(lease.size for lease in stage.trained[: index + 1]) for index in range(len(stage.trained))]

@@ -12,8 +12,9 @@ from bptcnn.engine.forecast import throughput
 from bptcnn.engine.job import Job
 from bptcnn.engine.virtual import Link, Speeds
 from bptcnn.models import FlatModel
-from bptcnn.outer.allocation import Dynamic, ExchangeConfig
+from bptcnn.outer.allocation import Dynamic
 from bptcnn.outer.rules import Anytime, AsyncLocalSgd, Auto, LocalSgd
+from bptcnn.wire import Dtype
 
 RESTLESS = 0.2
 """Speeds change if the middle half of repeated timings is wider than this part of their median."""
@@ -21,8 +22,7 @@ RESTLESS = 0.2
 LOOKS = 32
 """Moments at which the speeds of a simulation are looked at beforehand."""
 
-_FIELD = ExchangeConfig.model_fields.get("dtype")
-DTYPES: tuple[str, ...] = ("fp32",) if _FIELD is None else get_args(_FIELD.annotation)
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 """How weights may travel, from most bytes to fewest."""
 
 Rule: TypeAlias = LocalSgd | Anytime | AsyncLocalSgd
@@ -172,7 +172,7 @@ def settle(config: RunConfig, facts: Facts) -> tuple[RunConfig, str]:
 
 
 def _with(config: RunConfig, candidate: Candidate) -> RunConfig:
-    exchange = {"every": candidate.every} | ({} if _FIELD is None else {"dtype": candidate.dtype})
+    exchange = {"every": candidate.every, "dtype": candidate.dtype}
     return config.model_copy(
         update={
             "strategy": candidate.rule,

@@ -16,9 +16,9 @@ from torch import nn
 from bptcnn.config import RunConfig
 from bptcnn.data.samples import Batch
 from bptcnn.engine.job import Job
+from bptcnn.engine.observer import Silent
 from bptcnn.engine.virtual import FaultPlan, Link, Simulation
 from bptcnn.folder import RunFolder
-from bptcnn.outer.status import Status
 
 FIRST = 8
 """Exchanges of each worker in the shorter of the two runs that are compared."""
@@ -83,16 +83,6 @@ class Weights(nn.Module):
         return images.new_zeros(len(images), 1)
 
 
-class _Nobody:
-    """Watches nothing."""
-
-    def status(self, status: Status) -> None:
-        pass
-
-    def notice(self, text: str) -> None:
-        pass
-
-
 def throughput(config: RunConfig, num_weights: int, link: Link, span: float) -> float:
     """The samples per second that a run of this configuration trains, once it is under way.
 
@@ -138,7 +128,7 @@ def _seconds(config: RunConfig, num_weights: int, link: Link, num_samples: int) 
         tempfile.TemporaryDirectory(dir=place) as parent,
         RunFolder.create(f"{parent}/run", config.to_toml()) as folder,
     ):
-        summary = Simulation(job, folder, _Nobody(), link, FaultPlan(), timing_only=True).run().summary
+        summary = Simulation(job, folder, Silent(), link, FaultPlan(), timing_only=True).run().summary
     if summary["outcome"] == "interrupted":
         raise KeyboardInterrupt
     return float(summary["train_seconds"])

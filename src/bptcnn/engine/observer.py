@@ -22,6 +22,16 @@ class Observer(Protocol):
         """One sentence that a user should read."""
 
 
+class Silent:
+    """An observer that shows nothing."""
+
+    def status(self, status: Status) -> None:
+        """Ignore it."""
+
+    def notice(self, text: str) -> None:
+        """Ignore it."""
+
+
 class Result(NamedTuple):
     """What an engine gives back.
 

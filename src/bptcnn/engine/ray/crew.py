@@ -15,7 +15,6 @@ from bptcnn.engine.ray.failure import described
 from bptcnn.engine.ray.worker import WorkerActor
 from bptcnn.errors import BptcnnError, TrainingError, WorkerError
 from bptcnn.inner.account import LastStep
-from bptcnn.outer.rules import Auto
 
 
 class Crew:
@@ -26,12 +25,13 @@ class Crew:
         server: handle of the server actor.
         config: the recipe, which may have been chosen after the job was sent.
         per_machine: workers that share a machine.
+        central: whether workers talk to the server only; else others call them while they train.
     """
 
-    def __init__(self, job: Any, server: Any, config: RunConfig, per_machine: int) -> None:
+    def __init__(self, job: Any, server: Any, config: RunConfig, per_machine: int, *, central: bool) -> None:
         self._job, self._server, self._config = job, server, config
         self._speeds, self._per_machine = config.workers.speeds, per_machine
-        self._calls = 1 if isinstance(config.strategy, Auto) or config.strategy.central else 2  # others may call
+        self._calls = 1 if central else 2
         self._handles: dict[int, Any] = {}
         self._running: dict[Any, int] = {}
         self._over: dict[int, Any] = {}
