@@ -109,11 +109,17 @@ def test_workers_that_die_or_stand_still_are_replaced_and_nothing_is_lost(
     assert run.summary["test_accuracy"] > 0.9
     full, push, pull = sizes(RunConfig(strategy="easgd", exchange=exchange))
     assert run.summary["bytes_pushed"] == push * sum(worker["pushes"] for worker in run.summary["workers"])
-    sends = [(entry["worker"], entry["incarnation"]) for entry in events_of(run.path) if entry["event"] == "send"]
+    entries = events_of(run.path)
+    sends = [(entry["worker"], entry["incarnation"]) for entry in entries if entry["event"] == "send"]
+    pushed = [entry for entry in entries if entry["event"] == "pushed"]
     assert run.summary["bytes_pulled"] == pull * len(sends) + (full - pull) * len(set(sends))
     replaced = [notice.split(": ")[1].split(" for ")[0] for notice in observer.notices if " is replaced: " in notice]
     assert sorted(replaced) == ["it was silent", "its process died"]
-    assert drawn(run) == [0, 1, 2]  # those who took their places have told, too
+    newest = {worker["worker"]: 1 + worker["replaced"] for worker in run.summary["workers"]}
+    told = drawn(run)  # a replacement may be too late for work, but nobody tells for a process that died
+    assert told and set(told) <= {
+        entry["worker"] for entry in pushed if entry["incarnation"] == newest[entry["worker"]]
+    }
     until(lambda: not actors("Worker"), "the end of the stopped process", patience_s=10)
     assert capfd.readouterr() == ("", "")
 
