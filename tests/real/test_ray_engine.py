@@ -117,9 +117,8 @@ def test_workers_that_die_or_stand_still_are_replaced_and_nothing_is_lost(
     assert sorted(replaced) == ["it was silent", "its process died"]
     newest = {worker["worker"]: 1 + worker["replaced"] for worker in run.summary["workers"]}
     told = drawn(run)  # a replacement may be too late for work, but nobody tells for a process that died
-    assert told and set(told) <= {
-        entry["worker"] for entry in pushed if entry["incarnation"] == newest[entry["worker"]]
-    }
+    assert told
+    assert set(told) <= {entry["worker"] for entry in pushed if entry["incarnation"] == newest[entry["worker"]]}
     until(lambda: not actors("Worker"), "the end of the stopped process", patience_s=10)
     assert capfd.readouterr() == ("", "")
 
