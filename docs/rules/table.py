@@ -39,7 +39,8 @@ A contender is a rule with its settings (`src/bptcnn/bench/contenders.py`); `all
     make bench-rules                                        # all of it, hours; writes a record
     bptcnn bench rules --level HL8 --rules agwu,local-sgd   # some of it; --help has the rest
 
-Times are virtual, the arithmetic is real; repeated runs are equal to the last bit.
+Times are virtual, the arithmetic is real; repeated runs are equal to the last bit. Each contender runs with what served
+it best (`src/bptcnn/bench/tuned.toml`, which says what was tuned and what was not).
 """
 
 

@@ -25,7 +25,8 @@ class Downpour(UpdateRule):
         adagrad:  h = h + d^2,  W(i) = W(i-1) + rate d / sqrt(h)        for each weight on its own
 
     Known weakness: with m workers and ``rate`` 1, m times as much is applied as one worker learns in that time; large
-    learning rates and many workers diverge. ``rate`` 1/m is asynchronous local SGD without momentum.
+    learning rates and many workers diverge. ``rate`` 1/m is asynchronous local SGD without momentum, all workers
+    weighted equally.
 
     Example:
         >>> Downpour(rate=0.5).scales([Contribution(0, None, 0, 64, 0.5)], {}, 0)

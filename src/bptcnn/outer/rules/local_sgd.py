@@ -26,8 +26,8 @@ class Averaging(UpdateRule):
 class LocalSgd(Averaging):
     """When all have pushed, average what they learned, by default in proportion to the samples they learned it from.
 
-    Maths: ``W(i) = W(i-1) + sum_j (n_j / sum n) (W_j - W(i-1))``. With one local step a round, shares by speed and
-    momentum on the workers, this is synchronous SGD on batches in proportion to speed, step by step.
+    Maths: ``W(i) = W(i-1) + sum_j (n_j / sum n) (W_j - W(i-1))``. With one local step a round, no overlap, shares by
+    speed and momentum on the workers, this is synchronous SGD on batches in proportion to speed, step by step.
 
     Example:
         >>> rule = LocalSgd()
