@@ -20,7 +20,7 @@ from bptcnn.inner import Exchange, Learner, LocalWorker, OptimizerConfig, Schedu
 from bptcnn.inner.learner import StepResult
 from bptcnn.inner.local import Work
 from bptcnn.models import freeze
-from bptcnn.outer.rules import Contribution, Easgd, LocalSgd, Strategy
+from bptcnn.outer.rules import AllReduce, Contribution, Easgd, LocalSgd, Strategy
 
 TRAIN = Clouds.draw(120)
 BATCHES = np.split(np.random.default_rng(3).permutation(120), 6)
@@ -229,6 +229,24 @@ def test_a_new_life_begins_with_the_global_weights_alone() -> None:
     assert np.array_equal(weights_of(learner), new)
 
 
+def test_a_team_goes_on_from_its_sum_when_that_counts_and_can_sum_again_until_then() -> None:
+    """From 1, two workers go to 3 and to 5; with factors of 1/4 and 3/4 both go on from 1 + 2/4 + 12/4 = 4.5."""
+    learners = a_learner(), a_learner()
+    exchanges = [Exchange(learner.flat, AllReduce(), summed=True) for learner in learners]
+    for learner, exchange, place in zip(learners, exchanges, (3.0, 5.0), strict=True):
+        exchange.fold(np.ones(learner.flat.num_weights, np.float32), ahead=False)
+        learner.flat.vector.fill_(place)
+        exchange.push()
+    for _ in range(2):
+        parts = [exchange.part(scale) for exchange, scale in zip(exchanges, (0.25, 0.75), strict=True)]
+        for exchange in exchanges:
+            exchange.take_sum(parts[0] + parts[1])
+    for learner, exchange in zip(learners, exchanges, strict=True):
+        exchange.fold_sum()
+        assert set(weights_of(learner).tolist()) == {4.5}
+        exchange.push()  # and the next round begins there
+
+
 def test_elastic_workers_and_centre_move_towards_each_other() -> None:
     """a = 0.25: from x = 3, c = 1 to x = 2.5, c = 1.5; a worker that has moved on since keeps its lead."""
     learner, rule = a_learner(), Easgd(moving_rate=0.25)
@@ -293,7 +311,7 @@ class Notes:
         self.asked: list[tuple[list[int], int, float]] = []
         self.folded: list[tuple[np.ndarray, bool]] = []
         self._held_out = held_out
-        self.diverges = False
+        self.diverges = self.summed = False
 
     def step(self, indices: np.ndarray, epoch: int, lr: float) -> StepResult:
         if self.diverges:

@@ -33,8 +33,8 @@ epochs for all.
 
 The levels share 48 units of 80 samples/s among four workers:
 {", ".join(f"{level} {'/'.join(map(str, units))}" for level, units in LEVELS.items())}.
-A contender is a rule with its settings (`src/bptcnn/bench/contenders.py`); `allreduce-equal` and
-`allreduce-proportional` are synchronous SGD step by step, `default` is what `bptcnn train` does without being told.
+A contender is a rule with its settings (`src/bptcnn/bench/contenders.py`); `allreduce` has batches in proportion to
+speed, `allreduce-equal` equal ones, `default` is what `bptcnn train` does without being told.
 
     make bench-rules                                        # all of it, hours; writes a record
     bptcnn bench rules --level HL8 --rules agwu,local-sgd   # some of it; --help has the rest

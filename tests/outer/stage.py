@@ -31,6 +31,8 @@ from bptcnn.outer.messages import (
     Lease,
     Outcome,
     Pushed,
+    Reduce,
+    Reduced,
     Refuse,
     Replace,
     SaveCheckpoint,
@@ -144,6 +146,7 @@ class Life:
     local: Vector | None = None
     pushed: Vector | None = None
     ahead: bool = False
+    total: Vector | None = None
 
 
 class Stage:
@@ -159,6 +162,7 @@ class Stage:
         problem: what is trained; None plays timing only.
         accuracy: Q of every push.
         twice: whether every push arrives twice.
+        reachable: whether workers can sum.
         coordinator: a restored one, instead of a new one.
     """
 
@@ -174,6 +178,7 @@ class Stage:
         problem: Quadratic | None = None,
         accuracy: float = 0.8,
         twice: bool = False,
+        reachable: bool = True,
         coordinator: Coordinator | None = None,
     ) -> None:
         self.coordinator = coordinator or begin(setup, problem.start if problem else None)
@@ -188,12 +193,14 @@ class Stage:
         self.saved: tuple[Any, Counter[tuple[int, int]]] | None = None
         self.problem = problem
         self._delay_s, self._detect_s, self._respawn_s = delay_s, detect_s, respawn_s
-        self._accuracy, self._twice = accuracy, twice
+        self._accuracy, self._twice, self.reachable = accuracy, twice, reachable
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._ticket = itertools.count()
         self._alarm_s = inf
         self._contents: dict[tuple[int, int], Lease] = {}
         self._sent: dict[int, tuple[Vector, Vector]] = {}
+        self._unsummed: dict[int, Lease] = {}
+        self._parts: dict[int, dict[int, Vector | None]] = {}  # of each attempt to sum, by worker
 
     # ------------------------------------------------------------------------------------ playing
 
@@ -225,7 +232,7 @@ class Stage:
     def tell(self, event: Event) -> list[Command]:
         """Hand an event to the coordinator, check what must always hold, and carry out its commands."""
         ledger, now = self.coordinator.supply.ledger, round(self.now, 6)
-        before = ledger.committed
+        before, version = ledger.committed, self.coordinator.model.version
         commands = self.coordinator.handle(event, now)
         self.heard.append((now, event))
         self.ordered += [(now, command) for command in commands]
@@ -234,6 +241,11 @@ class Stage:
             lease = replace(lease, indices=lease.indices[: event.samples])
             self.trained.append(lease)
             self.book.update((lease.epoch, index) for index in lease.indices.tolist())
+            if self.coordinator.setup.strategy.collective:
+                self._unsummed[event.worker] = lease
+        if self.coordinator.model.version > version:
+            self._unsummed = {}
+        self._strike_out()
         if isinstance(event, WorkerJoined):
             life = self.lives[event.worker]
             life.incarnation = self.coordinator.members[event.worker].incarnation
@@ -242,6 +254,13 @@ class Stage:
             self._obey(command)
         self._set_alarm()
         return commands
+
+    def _strike_out(self) -> None:
+        """Samples that were trained by who is gone, and are in no sum yet, were not trained."""
+        for worker, lease in list(self._unsummed.items()):
+            member = self.coordinator.members[worker]
+            if self.outcome is not None or not member.present or member.incarnation != lease.incarnation:
+                self.book.subtract((lease.epoch, index) for index in self._unsummed.pop(worker).indices.tolist())
 
     def check(self) -> None:
         """What must hold after every event; the whole account now and then, and at the end."""
@@ -261,7 +280,7 @@ class Stage:
         assert self.outcome == outcome, f"{self.outcome} at {self.now} s"
         self.check()
         assert isinstance(self.ordered[-1][1], Finish)
-        assert max(self.book.values(), default=1) == 1
+        assert max(self.book.values(), default=1) <= 1
         for weights, copy in self._sent.values():
             assert np.array_equal(weights, copy), "weights that were sent have changed"
         if outcome == "finished":
@@ -313,7 +332,7 @@ class Stage:
         else:
             tree, book = self.saved
             self.coordinator, self.book = restore(setup, saved_and_loaded(tree), self.now), Counter(book)
-        self._alarm_s, self._sent, self.trained = inf, {}, []
+        self._alarm_s, self._sent, self.trained, self._unsummed = inf, {}, [], {}
         for worker, life in self.lives.items():
             if life.over or not survivors or not life.leases:
                 life.over = True
@@ -330,6 +349,8 @@ class Stage:
                 life = self.lives[command.worker]
                 assert life.incarnation == command.incarnation
                 self.at(self.now + self._delay_s, self._receive, life, command)
+            case Reduce():
+                self.at(self.now + self._delay_s, self._sum, self.lives[command.worker], command)
             case Replace():
                 self._end(command.worker)
                 self.at(self.now + self._respawn_s, self._respawn, Life(command.worker, 0.0, command.incarnation))
@@ -388,6 +409,9 @@ class Stage:
             return
         if command.weights is not None:
             self._fold(life, command.weights)
+        elif command.summed and life.total is not None and life.base is not None:
+            self._fold(life, life.base + life.total)
+        life.total = None
         life.base_version, life.in_flight = command.version, False
         life.leases.extend(command.leases)
         self._advance(life)
@@ -413,6 +437,37 @@ class Stage:
             life.training, life.samples = True, _fitting(life.leases[0], life.speed)
             life.busy_s = life.samples / life.speed
             self.at(self.now + life.busy_s, self._trained, life, life.incarnation)
+
+    def _sum(self, life: Life, command: Reduce) -> None:
+        """Take part in a sum: it is there when all take part, and has failed when they do not in a second."""
+        if life.over or life.incarnation != command.incarnation:
+            return
+        if self.now < life.frozen_until:
+            self.at(life.frozen_until, self._sum, life, command)
+            return
+        parts = self._parts.setdefault(command.attempt, {})
+        parts[life.worker] = None if life.pushed is None else np.float32(command.scale) * life.pushed
+        self.at(self.now + 1.0, self._give_up, life, command)
+        if len(parts) == len(command.team) and self.reachable:
+            total = None if self.problem is None else np.sum([parts[worker] for worker in command.team], axis=0)
+            self._parts[command.attempt] = {}
+            for worker in command.team:
+                self.at(self.now + self._delay_s, self._summed, self.lives[worker], command, total)
+
+    def _summed(self, life: Life, command: Reduce, total: Vector | None) -> None:
+        if not life.over and self.now >= life.frozen_until:
+            life.total = total
+            delta = total if life.worker == command.team[0] else None
+            self.at(
+                self.now + self._delay_s,
+                self.tell,
+                Reduced(life.worker, life.incarnation, command.attempt, succeeded=True, delta=delta),
+            )
+
+    def _give_up(self, life: Life, command: Reduce) -> None:
+        if not life.over and self.now >= life.frozen_until and life.worker in self._parts[command.attempt]:
+            del self._parts[command.attempt][life.worker]
+            self.tell(Reduced(life.worker, life.incarnation, command.attempt, succeeded=False, delta=None))
 
     def _trained(self, life: Life, incarnation: int) -> None:
         if life.over or life.incarnation != incarnation:

@@ -8,7 +8,7 @@ import pytest
 from outer.stage import PAIRS, Quadratic, Stage, a_setup
 
 from bptcnn.outer.allocation import ExchangeConfig, Idpa
-from bptcnn.outer.rules import Anytime, Easgd
+from bptcnn.outer.rules import AllReduce, Anytime, Easgd
 
 NUM_SEEDS = 120
 CHUNK = 20
@@ -23,7 +23,7 @@ def a_random_stage(rng: random.Random, pair: int) -> Stage:
         allocation = Idpa(batches=rng.randint(1, 2 * epochs - 1), form=form)
     setup = a_setup(
         allocation,
-        rng.choice([rule, rule, Anytime() if rule.synchronous else Easgd()]),
+        rng.choice([rule, rule, *([Anytime(), AllReduce()] if rule.synchronous else [Easgd()])]),
         num_samples=num_samples,
         epochs=epochs,
         exchange=ExchangeConfig(every=rng.choice([1, 2, 4, 50, "epoch"]), overlap=rng.random() < 0.7),

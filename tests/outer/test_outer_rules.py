@@ -16,6 +16,7 @@ from bptcnn.outer.global_model import GlobalModel
 from bptcnn.outer.rules import (
     RULES,
     Agwu,
+    AllReduce,
     Alone,
     Anytime,
     AsyncLocalSgd,
@@ -50,6 +51,8 @@ EVERY_RULE: list[Strategy] = [
     Downpour(rate=0.25),
     Downpour(rate=1.0, adapt="adagrad"),
     Anytime(),
+    AllReduce(),
+    AllReduce(weighting="equal"),
     Easgd(),
     Eamsgd(moving_rate=0.3),
 ]

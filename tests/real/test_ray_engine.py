@@ -138,6 +138,24 @@ def test_a_worker_that_dies_among_peers_takes_nothing_along_but_its_lease(tmp_pa
     assert run.summary["test_accuracy"] > 0.9
 
 
+def test_workers_that_sum_lose_one_while_another_stands_still_and_sum_on(tmp_path: Path) -> None:
+    observer = Saboteur()
+    observer.strike(0.2, signal.SIGKILL, "Worker", 0)
+    observer.strike(0.4, signal.SIGSTOP, "Worker", 1)
+    workers = {"count": 3, "speeds": (2000.0, 1000.0, 1000.0)}
+    patience = {"patience_s": 2.0, "first_s": 5.0}
+    settings = {"strategy": "allreduce", "workers": workers, "faults": patience, "batch_size": 64}
+    run = a_run(tmp_path, observer, **settings)
+    assert closed(run.summary, epochs=EPOCHS)
+    assert sum(worker["replaced"] for worker in run.summary["workers"]) == 2
+    assert run.summary["test_accuracy"] > 0.9
+    teams = [entry["team"] for entry in events_of(run.path) if entry["event"] == "reduce"]
+    assert [0, 1, 2] in teams
+    assert min(map(len, teams)) < 3
+    steps = replayed(run, RunConfig(epochs=EPOCHS, exchange={"every": 4}, checkpoint={"every_s": 0.5}, **settings))
+    assert all(ordered == recorded for recorded, ordered in steps)
+
+
 @pytest.mark.parametrize("name", sorted(RULES.keys() - {"gosgd", "local-sgd"}))  # they are above
 def test_every_rule_trains_on_real_processes(tmp_path: Path, name: str) -> None:
     """A new rule is tested here by being one."""

@@ -19,14 +19,12 @@ else:
 _DYNAMIC: Settings = {"allocation.name": "dynamic", "exchange.every": 4}
 """Leases in proportion to speed as it is now."""
 
-_EACH_STEP: Settings = {"strategy.name": "local-sgd", "exchange.every": 1, "exchange.overlap": False}
-"""Synchronous SGD, as all-reduce does it: everybody's step of the same weights, then their mean."""
-
 CONTENDERS: Mapping[str, Settings] = {
     "default": {},
     "auto": {"strategy.name": "auto"},
-    "allreduce-equal": {**_EACH_STEP, "allocation.name": "uniform"},
-    "allreduce-proportional": {**_EACH_STEP, "allocation.name": "dynamic"},
+    # Batches in proportion to speed; or equal ones, as all of today's tools have them.
+    "allreduce": {"strategy.name": "allreduce", "allocation.name": "dynamic"},
+    "allreduce-equal": {"strategy.name": "allreduce", "allocation.name": "uniform"},
     "local-sgd": {**_DYNAMIC, "strategy.name": "local-sgd"},
     "anytime": {**_DYNAMIC, "strategy.name": "anytime"},
     "sgwu": {**_DYNAMIC, "strategy.name": "sgwu"},

@@ -97,7 +97,9 @@ class Job:
     def local_worker(self, learner: Learner | None) -> LocalWorker:
         """A worker's side of the exchange, from a first answer on; without a learner it only keeps time."""
         config, flat = self.config, None if learner is None else learner.flat
-        exchange = Exchange(flat, self.rule) if flat is not None and self.rule.central else None
+        exchange = None
+        if flat is not None and self.rule.central:
+            exchange = Exchange(flat, self.rule, summed=self.rule.collective)
         mixing = None if self.rule.central else Mixing(flat)
         return LocalWorker(config.batch_size, self.optimizer, config.schedule, learner, exchange, mixing)
 

@@ -150,12 +150,12 @@ def sizes(rule: Strategy, dtype: Dtype, num_weights: int) -> Sizes:
         dtype: how vectors travel.
         num_weights: their length.
     """
-    full, packed = num_bytes(num_weights, "fp32"), num_bytes(num_weights, dtype)
+    full, packed = num_bytes(num_weights, "fp32"), num_bytes(num_weights, _central(rule, dtype))
     if rule.central:
         return Sizes(full, push=packed, pull=packed)
     return Sizes(full, push=num_bytes(num_weights, parcel_dtype(dtype)), pull=full)
 
 
 def _central(rule: Strategy, dtype: Dtype) -> Dtype:
-    """Through a server that does not merge, weights travel seldom: once to begin with, and for their mean."""
-    return dtype if rule.central else "fp32"
+    """Through a server that does not merge, weights travel seldom; sums are made of float32."""
+    return dtype if rule.central and not rule.collective else "fp32"

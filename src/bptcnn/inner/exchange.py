@@ -46,6 +46,7 @@ class Exchange:
     Args:
         flat: the worker's network.
         half: the update rule.
+        summed: whether workers sum what they learned among themselves, instead of pushing it to a server.
 
     Example:
         >>> from torch import nn
@@ -58,8 +59,9 @@ class Exchange:
         array([1., 1.], dtype=float32)
     """
 
-    def __init__(self, flat: FlatModel, half: WorkersHalf) -> None:
-        self._flat, self._half = flat, half
+    def __init__(self, flat: FlatModel, half: WorkersHalf, *, summed: bool = False) -> None:
+        self._flat, self._half, self.summed = flat, half, summed
+        self._total: Vector | None = None
         self._base: Vector | None = None
         self._pushed: Vector | None = None
 
@@ -80,6 +82,32 @@ class Exchange:
         self._pushed = outgoing
         return outgoing
 
+    def part(self, scale: float) -> Vector:
+        """What goes into the sum of a team, of the last push.
+
+        Args:
+            scale: its factor.
+
+        Returns:
+            float32 [num_weights], fresh.
+        """
+        assert self._pushed is not None, "what is summed has been learned before"
+        return np.float32(scale) * self._pushed
+
+    def take_sum(self, total: Vector | None) -> None:
+        """Keep the sum of a team until the server says whether it counts.
+
+        Args:
+            total: float32 [num_weights]; None if it is not known, as there is no arithmetic.
+        """
+        self._total = total
+
+    def fold_sum(self) -> None:
+        """Go on from the last weights received and the sum of what the team learned from them."""
+        assert self._base is not None
+        assert self._total is not None, "only a sum that a worker has counts for it"
+        self.fold(self._base + self._total, ahead=False)
+
     def fold(self, weights: Vector, *, ahead: bool) -> None:
         """Take an answer in, keeping what was learned since the last push.
 
@@ -95,4 +123,4 @@ class Exchange:
         else:
             correction = self._half.correction(self._base, self._pushed, weights)
             self._flat.vector.add_(torch.from_numpy(correction).to(self._flat.vector))
-        self._base, self._pushed = weights, None
+        self._base, self._pushed, self._total = weights, None, None

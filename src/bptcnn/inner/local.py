@@ -107,7 +107,15 @@ class LocalWorker:
         self._steps_total = 0
         self._begin()
 
-    def receive(self, version: int, weights: Vector | None, leases: list[Work], mass: float | None = None) -> None:
+    def receive(
+        self,
+        version: int,
+        weights: Vector | None,
+        leases: list[Work],
+        mass: float | None = None,
+        *,
+        summed: bool = False,
+    ) -> None:
         """Take an answer in: fold the weights, queue the leases.
 
         Args:
@@ -115,13 +123,33 @@ class LocalWorker:
             weights: float32 [num_weights]; None when only timing is simulated.
             leases: new work.
             mass: what the weights count for, where workers exchange among themselves.
+            summed: whether the weights are those that the team has summed.
         """
         if self._mixing is not None and mass is not None:
             self._mixing.take(Parcel(mass, weights))
         if self._exchange is not None and weights is not None:
             self._exchange.fold(weights, ahead=self._step > 0)
+        if self._exchange is not None and summed:
+            self._exchange.fold_sum()
         self._base_version = version
         self._leases.extend(leases)
+
+    def part(self, scale: float) -> Vector | None:
+        """What goes into the sum of a team; None when only timing is simulated.
+
+        Args:
+            scale: its factor.
+        """
+        return self._exchange.part(scale) if self._exchange else None
+
+    def take_sum(self, total: Vector | None) -> None:
+        """Keep the sum of a team until the server says whether it counts.
+
+        Args:
+            total: float32 [num_weights]; None when only timing is simulated.
+        """
+        if self._exchange is not None:
+            self._exchange.take_sum(total)
 
     def take(self, parcel: Parcel) -> None:
         """Take in what another worker sent, between two steps."""
@@ -230,8 +258,11 @@ class LocalWorker:
         return start + (stop - start) * (self._step + 0.5) / lease.num_steps(self._batch_size)
 
     def _outgoing(self) -> Vector | None:
+        if self._exchange is None:
+            return None
         with self._located():
-            return self._exchange.push() if self._exchange else None
+            learned = self._exchange.push()
+        return None if self._exchange.summed else learned
 
     def _parcel(self, lease: Work) -> Parcel | None:
         with self._located():

@@ -25,10 +25,14 @@ class CentralCoordinator(Coordinator):
             self._merge()
 
     def _merge(self) -> None:
+        self.model.merge(self._peers())
+
+    def _peers(self) -> dict[int, Peer]:
+        """What the rule is told of those who take part."""
         present = [member for member in self.members.values() if member.present]
         speeds = self.speeds()
         part = shares({member.worker: speeds[member.worker] for member in present})
-        self.model.merge({m.worker: Peer(m.base_version, m.record.accuracy, part[m.worker]) for m in present})
+        return {m.worker: Peer(m.base_version, m.record.accuracy, part[m.worker]) for m in present}
 
     # -------------------------------------------------------------------------------------- serving
 

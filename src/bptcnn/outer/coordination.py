@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bptcnn.outer.central import CentralCoordinator
+from bptcnn.outer.collective import CollectiveCoordinator
 from bptcnn.outer.coordinator import Coordinator, Setup
 from bptcnn.outer.gossip import GossipCoordinator
 from bptcnn.outer.messages import Vector
@@ -31,5 +32,7 @@ def restore(setup: Setup, tree: dict[str, Any], now: float) -> Coordinator:
     return _kind(setup).restore(setup, tree, now)
 
 
-def _kind(setup: Setup) -> type[CentralCoordinator] | type[GossipCoordinator]:
+def _kind(setup: Setup) -> type[CentralCoordinator] | type[CollectiveCoordinator] | type[GossipCoordinator]:
+    if setup.strategy.collective:
+        return CollectiveCoordinator
     return CentralCoordinator if setup.strategy.central else GossipCoordinator

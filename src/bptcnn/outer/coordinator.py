@@ -27,6 +27,7 @@ from bptcnn.outer.messages import (
     Lease,
     Outcome,
     Pushed,
+    Reduced,
     Refuse,
     Replace,
     Reported,
@@ -76,7 +77,7 @@ class Setup:
     @property
     def leases_ahead(self) -> int:
         """Leases a worker holds beyond the one it trains, so that it need not wait for an answer."""
-        return int(self.exchange.overlap)
+        return int(self.exchange.overlap and not self.strategy.collective)
 
 
 class Coordinator(ABC):
@@ -141,6 +142,8 @@ class Coordinator(ABC):
                 return self._pushed(event, now)
             case Reported():
                 return self._reported(event, now)
+            case Reduced():
+                return self._reduced(event, now)
             case WorkerLost():
                 member = self.members.get(event.worker)
                 current = member is not None and member.incarnation == event.incarnation
@@ -183,6 +186,10 @@ class Coordinator(ABC):
 
     def _reported(self, report: Reported, now: float) -> list[Command]:
         """Take in weights that were asked for; where a server has them all, nobody is asked."""
+        return []
+
+    def _reduced(self, event: Reduced, now: float) -> list[Command]:
+        """Take in what a team has summed; only one that was told to does."""
         return []
 
     def _lost(self, member: Member, reason: str, now: float) -> list[Command]:

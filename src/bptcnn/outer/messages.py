@@ -110,6 +110,25 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True)
+class Reduced:
+    """A worker has summed its difference with those of its team, as it was asked to, or could not.
+
+    Attributes:
+        worker: who.
+        incarnation: which life of that worker.
+        attempt: of the order that this answers.
+        succeeded: whether it has the sum.
+        delta: the sum, float32 [num_weights], from the first of the team only; None when only timing is simulated.
+    """
+
+    worker: int
+    incarnation: int
+    attempt: int
+    succeeded: bool
+    delta: Vector | None
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerLost:
     """A worker's process or machine is gone."""
 
@@ -148,7 +167,7 @@ class StopRequested:
     reason: str
 
 
-Event: TypeAlias = WorkerJoined | Pushed | Reported | WorkerLost | TimePassed | Evaluated | StopRequested
+Event: TypeAlias = WorkerJoined | Pushed | Reported | Reduced | WorkerLost | TimePassed | Evaluated | StopRequested
 
 # -------------------------------------------------------------------------------------------- commands
 
@@ -166,6 +185,7 @@ class Send:
         mass: where workers exchange among themselves, what the weights in this answer count for.
         report: whether to answer with ``Reported``.
         greet: a worker without weights, to be sent half of this one's at once.
+        summed: whether the weights are those that the worker has summed with its team.
     """
 
     worker: int
@@ -176,6 +196,28 @@ class Send:
     mass: float | None = None
     report: bool = False
     greet: int | None = None
+    summed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    """Have a worker sum what it learned with what its team learned, without a server.
+
+    Attributes:
+        worker: who.
+        incarnation: which life of that worker.
+        attempt: 1, 2, ... in a run.
+        team: those who sum, in order; the first hands the sum in.
+        since: the first attempt of this team, as which it knows itself.
+        scale: the factor of this worker's difference.
+    """
+
+    worker: int
+    incarnation: int
+    attempt: int
+    team: tuple[int, ...]
+    since: int
+    scale: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,4 +271,4 @@ class Finish:
     reason: str
 
 
-Command: TypeAlias = Send | Refuse | Replace | Dismiss | Evaluate | SaveCheckpoint | Finish
+Command: TypeAlias = Send | Reduce | Refuse | Replace | Dismiss | Evaluate | SaveCheckpoint | Finish

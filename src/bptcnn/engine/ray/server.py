@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -17,7 +16,9 @@ from bptcnn.engine.journal import Journal
 from bptcnn.engine.packing import Letter, ServerEnd
 from bptcnn.engine.ray.fate import die_with_parent
 from bptcnn.engine.ray.past import hold, look_back
-from bptcnn.engine.server import Server, start_or_restore, write_checkpoint
+from bptcnn.engine.ray.ring import MeetingPoint
+from bptcnn.engine.ray.saves import Saves
+from bptcnn.engine.server import Server, start_or_restore
 from bptcnn.engine.summary import summarize
 from bptcnn.errors import RunFolderError
 from bptcnn.folder import RunFolder
@@ -31,6 +32,8 @@ from bptcnn.outer.messages import (
     Finish,
     Outcome,
     Pushed,
+    Reduce,
+    Reduced,
     Refuse,
     Replace,
     Reported,
@@ -47,7 +50,7 @@ from bptcnn.wire import Wire
 TICK_S = 0.25
 """How often deadlines are looked at."""
 
-Answer: TypeAlias = Letter[Send] | Refuse | Finish
+Answer: TypeAlias = Letter[Send] | Reduce | Refuse | Finish
 Order: TypeAlias = Replace | Dismiss | Evaluate | Finish
 
 
@@ -77,11 +80,11 @@ class ServerActor:
         torch.set_num_threads(1)
         self._setup, self._config, self._folder = setup, config, RunFolder.peek(path)
         self._opened = asyncio.Event()
-        self._writer = ThreadPoolExecutor(1)
-        self._saves: list[Future[None]] = []
+        self._saves = Saves(self._folder.checkpoints_path, config.checkpoint.keep)
         self._calls: dict[int, asyncio.Future[Answer]] = {}
         self._orders: list[Order] = []
         self._handles: dict[int, Any] = {}
+        self._meeting_point = MeetingPoint()
         self._end = ServerEnd(setup.strategy, setup.exchange.dtype)
 
     def _open(self, first: Vector) -> None:
@@ -95,7 +98,7 @@ class ServerActor:
         now, setup = self._now(), replace(self._setup, session=self._session)
         coordinator = start_or_restore(setup, folder.checkpoints_path, first, now)
         self._restored_version = coordinator.model.version
-        self._server = Server(coordinator, self._journal, self._save)
+        self._server = Server(coordinator, self._journal, self._saves.begin)
         self._journal.session(self._session, now, checkpoint.newest(folder.checkpoints_path), "ray")
         for event in past.evaluated:
             self._adopt(event)
@@ -153,6 +156,22 @@ class ServerActor:
             self._handle(event)
         return None
 
+    async def reduced(self, message: Reduced, total: Vector | None) -> Answer:
+        """A worker tells what became of a sum that it took part in.
+
+        Args:
+            message: all but the sum.
+            total: the sum, float32 [num_weights], in shared memory, from the first of the team.
+
+        Returns:
+            Leases, once the sum counts; or the order to sum again.
+        """
+        return await self._call(message.worker, replace(message, delta=total))
+
+    async def meeting_point(self) -> tuple[str, int]:
+        """Host and port at which workers that sum learn how to reach one another."""
+        return self._meeting_point.address
+
     async def peer(self, worker: int) -> Any:
         """The handle of a worker's actor; None if it has not joined."""
         return self._handles.get(worker)
@@ -171,7 +190,7 @@ class ServerActor:
         if not self._opened.is_set():
             self._open(first)
         orders, self._orders = self._orders, []
-        return Report(self._session, self._server.status(self._now()), orders, self._failed_saves())
+        return Report(self._session, self._server.status(self._now()), orders, self._saves.failed())
 
     async def lost(self, worker: int, reason: str) -> None:
         """A worker has no process; the driver starts none before it is told to.
@@ -210,7 +229,7 @@ class ServerActor:
         """Summary and final weights, the last checkpoint being on disk; None from a server that has yet to finish."""
         if not self._opened.is_set() or self._server.coordinator.outcome is None:
             return None
-        await asyncio.to_thread(self._writer.shutdown)
+        await asyncio.to_thread(self._saves.close)
         self._journal.close()
         coordinator = self._server.coordinator
         return summarize(self._config, coordinator, self._now(), engine="ray"), coordinator.model.weights
@@ -257,6 +276,8 @@ class ServerActor:
         for command in commands:
             if isinstance(command, Send):
                 self._calls.pop(command.worker).set_result(self._end.pack(command))
+            elif isinstance(command, Reduce):
+                self._calls.pop(command.worker).set_result(command)
             elif isinstance(command, Replace | Dismiss):
                 self._calls.pop(command.worker, None)
             elif isinstance(command, Finish):
@@ -272,14 +293,3 @@ class ServerActor:
             due = self._server.coordinator.next_deadline_s()
             if due is not None and due <= self._now():
                 self._handle(TimePassed())
-
-    def _save(self, tree: dict[str, Any]) -> None:
-        """Write a checkpoint in the background."""
-        keep = self._config.checkpoint.keep
-        self._saves.append(self._writer.submit(write_checkpoint, self._folder.checkpoints_path, keep, tree))
-
-    def _failed_saves(self) -> list[str]:
-        """What went wrong with checkpoints since the last look; training goes on, the next one may succeed."""
-        done = [save for save in self._saves if save.done()]
-        self._saves = [save for save in self._saves if save not in done]
-        return [str(error) for save in done if (error := save.exception()) is not None]

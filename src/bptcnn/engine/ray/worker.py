@@ -19,6 +19,7 @@ from bptcnn.engine.ray.failure import described
 from bptcnn.engine.ray.fate import die_with_parent
 from bptcnn.engine.ray.post import Post
 from bptcnn.engine.ray.probe import step_speeds, throttle
+from bptcnn.engine.ray.ring import Ring
 from bptcnn.engine.translate import pushed, reported, work
 from bptcnn.errors import ConfigError, DivergedError, WorkerError
 from bptcnn.inner import LocalWorker, Parcel
@@ -26,7 +27,7 @@ from bptcnn.inner.account import LastStep
 from bptcnn.inner.machine.devices import device_named
 from bptcnn.inner.machine.hardware import num_cores
 from bptcnn.inner.machine.memory import keep_memory
-from bptcnn.outer.messages import Finish, Pushed, Refuse, Send
+from bptcnn.outer.messages import Finish, Pushed, Reduce, Reduced, Refuse, Send
 from bptcnn.wire import Wire, decode
 
 PROBE_STEPS = 2
@@ -41,7 +42,7 @@ RETRY_S = 0.25
 LOST_SERVER_S = 240.0
 """After so long without a server a worker gives up; longer than the driver, which then says so."""
 
-Answer: TypeAlias = Send | Refuse | Finish
+Answer: TypeAlias = Send | Reduce | Refuse | Finish
 
 
 class WorkerActor:
@@ -76,6 +77,7 @@ class WorkerActor:
         self._throttle = throttle(samples_per_s)
         self._messenger = ThreadPoolExecutor(1)
         self._post = Post(server, parcel_dtype(job.config.exchange.dtype))
+        self._ring = Ring(server, worker, job.config.faults.patience_s / 2)
         self._end = job.worker_end()
         self._device = torch.device("cpu")
         sys.setswitchinterval(SWITCH_S)
@@ -131,10 +133,13 @@ class WorkerActor:
                 local.take(parcel)
             if call is not None and (local.idle or local.done or call.done()):
                 answer = call.result()
-                if not isinstance(answer, Send):
+                if isinstance(answer, Reduce):
+                    call = self._sum(local, answer)
+                elif isinstance(answer, Send):
+                    incarnation = answer.incarnation
+                    call = self._receive(local, answer)
+                else:
                     return answer
-                incarnation = answer.incarnation
-                call = self._receive(local, answer)
             elif local.done:
                 finished = local.finish()
                 call = self._push(pushed(self._worker, incarnation, finished))
@@ -147,7 +152,8 @@ class WorkerActor:
 
     def _receive(self, local: LocalWorker, answer: Send) -> Future[Answer] | None:
         """Take an answer in, and do at once what it asks for; returns the call that then waits for the next."""
-        local.receive(answer.version, answer.weights, [work(lease) for lease in answer.leases], answer.mass)
+        leases = [work(lease) for lease in answer.leases]
+        local.receive(answer.version, answer.weights, leases, answer.mass, summed=answer.summed)
         if answer.greet is not None:
             self._post.send(answer.greet, local.share())
         if not answer.report:
@@ -159,6 +165,15 @@ class WorkerActor:
         message = reported(self._worker, answer.incarnation, local.report())
         call = self._ask("report", replace(message, weights=None), message.weights, waits=waits)
         return call if waits else None
+
+    def _sum(self, local: LocalWorker, order: Reduce) -> Future[Answer]:
+        """Sum with the team what all have learned; the first of the team hands the sum in."""
+        part = local.part(order.scale)
+        assert part is not None
+        total = self._ring.sum(order, part)
+        local.take_sum(total)
+        message = Reduced(self._worker, order.incarnation, order.attempt, succeeded=total is not None, delta=None)
+        return self._ask("reduced", message, total if order.team[0] == self._worker else None)
 
     def take(self, mass: float, weights: Wire) -> None:
         """Another worker sends its weights; they are mixed in between two steps.

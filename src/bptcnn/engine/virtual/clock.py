@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from math import inf
 
 
 class VirtualClock:
@@ -50,3 +51,32 @@ class VirtualClock:
         self.now, _, call = heapq.heappop(self._agenda)
         call()
         return True
+
+
+class Alarm:
+    """Rings when a deadline has passed, which may move until then.
+
+    Args:
+        clock: the virtual clock.
+        deadline_s: when it is, at this moment; None for never.
+        ring: what to do.
+    """
+
+    def __init__(self, clock: VirtualClock, deadline_s: Callable[[], float | None], ring: Callable[[], None]) -> None:
+        self._clock, self._deadline_s, self._ring = clock, deadline_s, ring
+        self._wakes_s = inf
+
+    def set(self) -> None:
+        """See to it that the deadline is looked at in time."""
+        due = self._deadline_s()
+        if due is not None and due < self._wakes_s:
+            self._wakes_s = due
+            self._clock.at(due, self._wake)
+
+    def _wake(self) -> None:
+        self._wakes_s = inf
+        due = self._deadline_s()
+        if due is not None and due <= self._clock.now:
+            self._clock.after(1e-6, self._ring)  # the journal's rounding must not put it a hair before the deadline
+        else:
+            self.set()

@@ -12,7 +12,7 @@ from bptcnn.engine.virtual.clock import VirtualClock
 from bptcnn.engine.virtual.trace import SpeedTrace
 from bptcnn.errors import DivergedError
 from bptcnn.inner import LocalWorker, Parcel
-from bptcnn.outer.messages import Pushed, Reported, Send, WorkerJoined
+from bptcnn.outer.messages import Pushed, Reduce, Reduced, Reported, Send, Vector, WorkerJoined
 
 
 class Network(Protocol):
@@ -40,6 +40,24 @@ class Network(Protocol):
         Args:
             process: who reports.
             message: the event to deliver.
+        """
+
+    def reduce(self, process: Process, order: Reduce, part: Vector | None) -> None:
+        """Let a process take part in a sum.
+
+        Args:
+            process: who.
+            order: which sum.
+            part: what goes into it.
+        """
+
+    def reduced(self, process: Process, message: Reduced, *, hands_in: bool) -> None:
+        """Carry the word on a sum.
+
+        Args:
+            process: who took part.
+            message: the event to deliver.
+            hands_in: whether the sum goes with it.
         """
 
     def send(self, process: Process, to: int, parcel: Parcel) -> None:
@@ -114,6 +132,39 @@ class Process:
             self._answers.append(letter)
             self._advance(life)
 
+    def reduce(self, order: Reduce, life: int) -> None:
+        """The server wants this process to sum what it pushed last with its team.
+
+        Args:
+            order: the command.
+            life: as for ``answer``.
+        """
+        if not self.alive or life != self.life:
+            return
+        if self._clock.now < self.frozen_until_s:
+            self._clock.at(self.frozen_until_s, lambda: self.reduce(order, life))
+            return
+        self._network.reduce(self, order, self._local.part(order.scale))
+
+    def summed(self, order: Reduce, total: Vector | None, life: int, *, succeeded: bool) -> None:
+        """A sum has ended.
+
+        Args:
+            order: which one.
+            total: float32 [num_weights]; None when only timing is simulated, or without success.
+            life: as for ``answer``.
+            succeeded: whether all took part.
+        """
+        if not self.alive or life != self.life:
+            return
+        if self._clock.now < self.frozen_until_s:
+            self._clock.at(self.frozen_until_s, lambda: self.summed(order, total, life, succeeded=succeeded))
+            return
+        self._local.take_sum(total)
+        first = succeeded and order.team[0] == self.worker
+        message = Reduced(self.worker, order.incarnation, order.attempt, succeeded, total if first else None)
+        self._network.reduced(self, message, hands_in=first)
+
     def take(self, parcel: Parcel, life: int) -> None:
         """Weights arrived from another worker; they are mixed in between two steps.
 
@@ -150,7 +201,7 @@ class Process:
     def _receive(self, message: Send) -> None:
         self._incarnation, self._in_flight = message.incarnation, False
         leases = [work(lease) for lease in message.leases]
-        self._local.receive(message.version, message.weights, leases, message.mass)
+        self._local.receive(message.version, message.weights, leases, message.mass, summed=message.summed)
         if message.greet is not None:
             self._network.send(self, message.greet, self._local.share())
         if message.report:

@@ -14,7 +14,7 @@ from bptcnn.engine.journal import Journal
 from bptcnn.engine.observer import Observer, Result
 from bptcnn.engine.server import Server, start_or_restore, write_checkpoint
 from bptcnn.engine.summary import summarize
-from bptcnn.engine.virtual.clock import VirtualClock
+from bptcnn.engine.virtual.clock import Alarm, VirtualClock
 from bptcnn.engine.virtual.faults import Fault, FaultPlan
 from bptcnn.engine.virtual.interrupt import held_back
 from bptcnn.engine.virtual.link import Link
@@ -33,6 +33,7 @@ from bptcnn.outer.messages import (
     Evaluated,
     Event,
     Finish,
+    Reduce,
     Refuse,
     Replace,
     Send,
@@ -96,7 +97,7 @@ class Simulation:
         self._pending: deque[tuple[Event, Process | None]] = deque()
         self._processes: dict[int, Process] = {}
         self._speeds: dict[int, float] = {}
-        self._wake_s = float("inf")
+        self._alarm = Alarm(self._clock, self._next_deadline_s, partial(self._deliver, TimePassed(), None))
         self._finished = False
         self._shown_s = float("-inf")
         self._notices: list[str] = []
@@ -174,7 +175,7 @@ class Simulation:
                 for command in self._server.handle(first, self._clock.now):
                     self._carry_out(command, process)
             self._pending.popleft()
-        self._set_alarm()
+        self._alarm.set()
 
     def _hand(self, worker: int, parcel: Parcel) -> bool:
         """Give a worker what another one sent; False if it has no process."""
@@ -188,6 +189,8 @@ class Simulation:
         match command:
             case Send():
                 self._wires.answer(self._processes[command.worker], command)
+            case Reduce():
+                self._wires.order(self._processes[command.worker], command)
             case Refuse():
                 assert sender is not None, "only a process that said something is refused"
                 sender.stop()
@@ -210,21 +213,8 @@ class Simulation:
         accuracy = accuracy_of(self._model.module, self._job.test)
         self._pending.append((Evaluated(command.version, command.committed, command.at_s, accuracy), None))
 
-    def _set_alarm(self) -> None:
-        """See to it that the coordinator looks at its deadlines in time."""
-        due = self._server.coordinator.next_deadline_s() if self._server else None
-        if due is not None and due < self._wake_s:
-            self._wake_s = due
-            self._clock.at(due, self._wake)
-
-    def _wake(self) -> None:
-        self._wake_s = float("inf")
-        due = self._server.coordinator.next_deadline_s() if self._server else None
-        if due is not None and due <= self._clock.now:
-            # The journal's rounding must not let a deadline lie a hair in the future.
-            self._clock.after(1e-6, partial(self._deliver, TimePassed(), None))
-        else:
-            self._set_alarm()
+    def _next_deadline_s(self) -> float | None:
+        return self._server.coordinator.next_deadline_s() if self._server else None
 
     # ------------------------------------------------------------------------------------ processes
 

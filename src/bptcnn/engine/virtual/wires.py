@@ -10,8 +10,9 @@ from bptcnn.engine.packing import Letter, parcel_dtype
 from bptcnn.engine.virtual.clock import VirtualClock
 from bptcnn.engine.virtual.link import Link
 from bptcnn.engine.virtual.process import Process
+from bptcnn.engine.virtual.ring import Ring
 from bptcnn.inner import Parcel
-from bptcnn.outer.messages import Pushed, Reported, Send, WorkerJoined
+from bptcnn.outer.messages import Pushed, Reduce, Reduced, Reported, Send, Vector, WorkerJoined
 from bptcnn.wire import decode, encode
 
 CONTROL_BYTES = 256
@@ -36,15 +37,17 @@ class Wires:
         link: Link,
         job: Job,
         num_weights: int,
-        deliver: Callable[[WorkerJoined | Pushed | Reported, Process], None],
+        deliver: Callable[[WorkerJoined | Pushed | Reported | Reduced, Process], None],
         hand: Callable[[int, Parcel], bool],
     ) -> None:
         self._clock, self._deliver, self._hand = clock, deliver, hand
         self._central, self._end = job.rule.central, job.server_end()
+        self._bare_pushes = job.rule.collective or not job.rule.central
         self._parcel_dtype = parcel_dtype(job.config.exchange.dtype)
         self._short_s = link.transfer_s(CONTROL_BYTES)
         times = (link.transfer_s(size + CONTROL_BYTES) for size in job.sizes(num_weights))
         self._full_s, self._push_s, self._pull_s = times
+        self._ring = Ring(clock, link, job.sizes(num_weights).full, job.config.faults.patience_s / 2)
         self._held_up_s: dict[int, float] = {}
         self._doubled: set[int] = set()
 
@@ -64,7 +67,7 @@ class Wires:
             process: who pushes.
             letter: the event to deliver, packed.
         """
-        delay_s = (self._push_s if self._central else self._short_s) + self._held_up_s.pop(process.worker, 0.0)
+        delay_s = (self._short_s if self._bare_pushes else self._push_s) + self._held_up_s.pop(process.worker, 0.0)
         copies = 2 if process.worker in self._doubled else 1
         self._doubled.discard(process.worker)
         for _ in range(copies):
@@ -78,7 +81,7 @@ class Wires:
             message: the command to carry out.
         """
         delay_s = self._pull_s if self._end.changes(message) else self._full_s
-        if not self._central and message.mass is None:
+        if message.summed or not (self._central or message.mass is not None):
             delay_s = self._short_s
         self._clock.after(delay_s, partial(process.answer, self._end.pack(message), process.life))
 
@@ -90,6 +93,36 @@ class Wires:
             message: the event to deliver.
         """
         self._clock.after(self._full_s, partial(self._arrive, message, process, process.life))
+
+    def order(self, process: Process, message: Reduce) -> None:
+        """Carry the order to sum to a process.
+
+        Args:
+            process: who gets it.
+            message: the command to carry out.
+        """
+        self._clock.after(self._short_s, partial(process.reduce, message, process.life))
+
+    def reduce(self, process: Process, order: Reduce, part: Vector | None) -> None:
+        """Let a process take part in a sum.
+
+        Args:
+            process: who.
+            order: which sum.
+            part: what goes into it.
+        """
+        self._ring.join(process, order, part)
+
+    def reduced(self, process: Process, message: Reduced, *, hands_in: bool) -> None:
+        """Carry the word on a sum to the server.
+
+        Args:
+            process: who took part.
+            message: the event to deliver.
+            hands_in: whether the sum goes with it.
+        """
+        delay_s = self._full_s if hands_in else self._short_s
+        self._clock.after(delay_s, partial(self._arrive, message, process, process.life))
 
     def send(self, process: Process, to: int, parcel: Parcel) -> None:
         """Carry weights to another worker; back, if that one is not there.
@@ -126,7 +159,7 @@ class Wires:
         """Let the worker's next push arrive twice."""
         self._doubled.add(worker)
 
-    def _arrive(self, message: WorkerJoined | Reported | Letter[Pushed], process: Process, life: int) -> None:
+    def _arrive(self, message: WorkerJoined | Reported | Reduced | Letter[Pushed], process: Process, life: int) -> None:
         """Deliver a message; a push outlives its process, but nothing outlives the server that it was sent to."""
         if life == process.life and (process.alive or isinstance(message, Letter)):
             self._deliver(self._end.open(message) if isinstance(message, Letter) else message, process)

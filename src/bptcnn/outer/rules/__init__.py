@@ -9,6 +9,7 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from bptcnn.outer.rules.agwu import Agwu
+from bptcnn.outer.rules.allreduce import AllReduce
 from bptcnn.outer.rules.anytime import Anytime
 from bptcnn.outer.rules.async_local_sgd import AsyncLocalSgd
 from bptcnn.outer.rules.auto import Auto
@@ -22,7 +23,7 @@ from bptcnn.outer.rules.local_sgd import LocalSgd
 from bptcnn.outer.rules.sgwu import Sgwu
 
 AnyRule: TypeAlias = (
-    Agwu | Alone | Anytime | AsyncLocalSgd | Diloco | Downpour | Eamsgd | Easgd | Gosgd | LocalSgd | Sgwu
+    Agwu | AllReduce | Alone | Anytime | AsyncLocalSgd | Diloco | Downpour | Eamsgd | Easgd | Gosgd | LocalSgd | Sgwu
 )
 
 Strategy: TypeAlias = Annotated[AnyRule, Field(discriminator="name")]
@@ -33,6 +34,7 @@ AnyStrategy: TypeAlias = Annotated[AnyRule | Auto, Field(discriminator="name")]
 
 RULES: dict[str, type[AnyRule]] = {
     "agwu": Agwu,
+    "allreduce": AllReduce,
     "anytime": Anytime,
     "async-local-sgd": AsyncLocalSgd,
     "diloco": Diloco,
@@ -53,6 +55,7 @@ __all__ = [
     "RULES",
     "STRATEGIES",
     "Agwu",
+    "AllReduce",
     "Alone",
     "AnyStrategy",
     "Anytime",

@@ -91,6 +91,9 @@ class UpdateRule(Section, ABC):
     central: ClassVar[bool] = True
     """Whether a server merges; else workers send their weights to one another."""
 
+    collective: ClassVar[bool] = False
+    """Whether workers sum a round's differences among themselves, and the server gets the sum."""
+
     pushes_differences: ClassVar[bool] = True
     """Whether what a worker pushes is what it learned since the last push; else it is its weights as such."""
 

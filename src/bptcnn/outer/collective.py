@@ -1,0 +1,139 @@
+"""Rounds that the workers sum among themselves: the coordinator says who sums with whom, and gets the sum.
+
+A round ends in three moves. Each worker pushes its account, without weights. When all of the round have pushed, they
+are told to sum their differences, a team with one order for each. The first of the team hands the sum in; that moment
+is the merge. Whoever has the sum goes on from it, all others get the new weights from the server. If the sum is lost,
+as one of the team died in it, the others, who still have their differences, sum again; the dead one's samples go back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bptcnn.outer.central import CentralCoordinator
+from bptcnn.outer.coordinator import Setup
+from bptcnn.outer.members import SESSION, Member
+from bptcnn.outer.messages import Command, Lease, Outcome, Pushed, Reduce, Reduced, Send, Vector, WorkerJoined
+from bptcnn.outer.rules import Contribution
+
+ATTEMPTS = 5
+"""How often a round is tried to be summed, before the run ends."""
+
+
+class CollectiveCoordinator(CentralCoordinator):
+    """Rounds without weights on the way to a server; see ``Coordinator`` for the arguments."""
+
+    def __init__(self, setup: Setup, weights: Vector | None) -> None:
+        super().__init__(setup, weights)
+        self._learned: dict[int, tuple[Contribution, Lease]] = {}  # by worker: committed, but in no sum yet
+        self._attempt = setup.session * SESSION  # no two sessions share a number
+        self._since = self._failures = 0
+        self._team: tuple[tuple[int, int], ...] = ()  # worker and incarnation of those who sum, or have summed last
+        self._awaited: set[int] = set()  # who has yet to say what became of the sum
+        self._current: set[int] = set()  # who has the sum that the global weights came from
+
+    # --------------------------------------------------------------------------------------- events
+
+    def _joined(self, event: WorkerJoined, now: float) -> list[Command]:
+        self._forget(event.worker)
+        return super()._joined(event, now)
+
+    def _lost(self, member: Member, reason: str, now: float) -> list[Command]:
+        self._forget(member.worker)
+        return super()._lost(member, reason, now)
+
+    def _forget(self, worker: int) -> None:
+        """What this life of the worker learned in the round is gone, unless it is in the sum already."""
+        if worker in self._learned:
+            _, lease = self._learned.pop(worker)
+            self.supply.revoke([lease])
+        self._awaited.discard(worker)
+        self._current.discard(worker)
+
+    def _bytes_for(self, lease: Lease) -> int:
+        return 0
+
+    def _take_in(self, push: Pushed, lease: Lease) -> None:
+        contribution = Contribution(push.worker, None, push.base_version, lease.size, push.accuracy)
+        self._learned[push.worker] = contribution, lease
+
+    def _reduced(self, event: Reduced, now: float) -> list[Command]:
+        member = self.members.get(event.worker)
+        expected = event.attempt == self._attempt and event.worker in self._awaited
+        if member is None or event.incarnation != member.incarnation or not expected:
+            return []
+        self._awaited.discard(event.worker)
+        member.heard_s, member.awaiting = now, True
+        if event.succeeded:
+            self._current.add(event.worker)
+            if event.worker == self._team[0][0]:
+                self._merge_sum(event.delta)
+        return []
+
+    def _merge_sum(self, delta: Vector | None) -> None:
+        """The sum is the round's one contribution; each part of it has its factor already."""
+        num_samples = sum(lease.size for lease in self._undone())
+        first, _ = self._learned[self._team[0][0]]
+        self.model.add(replace(first, delta=delta, num_samples=num_samples))
+        self._merge()
+        self._learned, self._failures = {}, 0
+        ring = 2 * (len(self._team) - 1) * self.setup.sizes.full  # each sends, and gets, so much over their number
+        self.tally.bytes_pushed += ring + self.setup.sizes.full
+        self.tally.bytes_pulled += ring
+
+    def _deadline_s(self, member: Member) -> float | None:
+        """Also of a worker that is to sum."""
+        if member.worker in self._awaited and member.pace is not None:
+            return member.heard_s + member.pace.patience_s(self.setup.plan.batch_size, self.setup.faults)
+        return super()._deadline_s(member)
+
+    # -------------------------------------------------------------------------------------- serving
+
+    def _serve(self, now: float) -> list[Command]:
+        """When the round is complete, have it summed; when it is, begin the next, or end."""
+        if self._awaited or not self._started(now) or not self._round_over():
+            return []
+        return self._sum(now) if self._learned else super()._serve(now)
+
+    def _sum(self, now: float) -> list[Command]:
+        """Tell all who have pushed to sum; after an attempt that has failed, those who are left."""
+        self._attempt += 1
+        if self._failures == ATTEMPTS:
+            why = f"{ATTEMPTS} times the workers did not reach one another to sum their weights"
+            return self._finish("failed", f"{why}, which local-sgd does without", now)
+        workers = tuple(sorted(self._learned))
+        team = tuple((worker, self.members[worker].incarnation) for worker in workers)
+        if self._failures or team != self._team:
+            self._since = self._attempt  # what an attempt that has failed was connected by is not used again
+        self._failures += 1  # until the sum is here
+        self._team, self._current, self._awaited = team, set(), set(workers)
+        for worker in workers:
+            self.members[worker].heard_s, self.members[worker].awaiting = now, False
+        contributions = [self._learned[worker][0] for worker in workers]
+        scales = self.setup.strategy.scales(contributions, self._peers(), self.model.version)
+        return [
+            Reduce(worker, incarnation, self._attempt, workers, self._since, scale)
+            for (worker, incarnation), scale in zip(team, scales, strict=True)
+        ]
+
+    def _send(self, member: Member, leases: list[Lease], now: float) -> Send:
+        """All weights, but to those who have the sum."""
+        answer = super()._send(member, leases, now)
+        if member.worker not in self._current:
+            return answer
+        self.tally.bytes_pulled -= self.setup.sizes.full  # which need not travel
+        return replace(answer, weights=None, summed=True)
+
+    # ----------------------------------------------------------------------------------- milestones
+
+    def _mark(self, now: float) -> list[Command]:
+        return [] if self._learned else super()._mark(now)
+
+    def _undone(self) -> list[Lease]:
+        """Commits that are in no sum yet."""
+        return [lease for _, lease in self._learned.values()]
+
+    def _finish(self, outcome: Outcome, reason: str, now: float) -> list[Command]:
+        self.supply.revoke(self._undone())
+        self._learned = {}
+        return super()._finish(outcome, reason, now)
