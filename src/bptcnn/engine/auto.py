@@ -76,6 +76,18 @@ class Candidate(NamedTuple):
         parts = [self.every * speed / max(facts.speeds) for speed in facts.speeds]
         return facts.batch_size * sum(parts if self.rule.synchronous else (max(1, round(part)) for part in parts))
 
+    def lag(self, *, overlap: bool) -> float:
+        """How many local steps old the weights of others are by which a step is made, on average.
+
+        In a round its own steps, half of them; without rounds about as many as others made since the weights were
+        sent. A lease that is trained while messages travel comes on top of both.
+
+        Args:
+            overlap: whether there is such a lease.
+        """
+        own = (self.every - 1) / 2 if self.rule.synchronous else self.every
+        return own + self.every * overlap
+
 
 class Choice(NamedTuple):
     """What was chosen, and the part of the sum of the speeds that it should leave."""
@@ -88,11 +100,13 @@ Predict: TypeAlias = Callable[[Candidate], float]
 """The part of the sum of the speeds that a candidate leaves, 0 to 1."""
 
 
-def choose(facts: Facts, predict: Predict, keep: float = 0.97, dtypes: Sequence[str] = DTYPES) -> Choice:
+def choose(
+    facts: Facts, predict: Predict, keep: float = 0.97, dtypes: Sequence[str] = DTYPES, *, overlap: bool = True
+) -> Choice:
     """The tightest exchange that keeps enough of the best attainable throughput.
 
-    Rounds of a few steps cost no statistical efficiency; long rounds do, and what is stale does more. So rounds come
-    before no rounds; of either kind, that with the fewest samples between exchanges is taken, and then the one that is
+    What is learned from old weights is learned more slowly, whether it is the rounds that are long or that there are
+    none. So the candidate of least lag is taken, rounds where there is no difference, and of its kind the one that is
     compressed least. Throughput grows with the cadence and with compression, so the cadence is found by bisection.
 
     Args:
@@ -100,6 +114,7 @@ def choose(facts: Facts, predict: Predict, keep: float = 0.97, dtypes: Sequence[
         predict: what a candidate would keep.
         keep: part of the best throughput that is kept at least.
         dtypes: how weights may travel, from most bytes to fewest.
+        overlap: whether workers train on while messages travel.
 
     Returns:
         The choice.
@@ -113,8 +128,9 @@ def choose(facts: Facts, predict: Predict, keep: float = 0.97, dtypes: Sequence[
     longest = {rule: predict(Candidate(rule, cadences[-1], dense)) for rule in _rules(facts)}
     floor = keep * max(longest.values())
     shortest = ((rule, _shortest(rule, cadences, lambda one: predict(one) >= floor, dense)) for rule in longest)
-    rule, every = next((rule, every) for rule, every in shortest if every is not None)
-    tightest = (Candidate(rule, every, dtype) for dtype in dtypes)
+    enough = (Candidate(rule, every, dense) for rule, every in shortest if every is not None)
+    chosen = min(enough, key=lambda one: one.lag(overlap=overlap))
+    tightest = (chosen._replace(dtype=dtype) for dtype in dtypes)
     return next(Choice(one, kept) for one in tightest if (kept := predict(one)) >= floor)
 
 
@@ -134,7 +150,7 @@ def _shortest(rule: Rule, cadences: Sequence[int], enough: Callable[[Candidate],
 
 
 def _rules(facts: Facts) -> tuple[Rule, ...]:
-    """Rounds, which end by the clock where somebody may suddenly be slower, and as a second choice none."""
+    """Rounds, which end by the clock where somebody may suddenly be slower, and none."""
     return (Anytime() if facts.spread > RESTLESS else LocalSgd(), AsyncLocalSgd(momentum=0.0))
 
 
@@ -167,7 +183,7 @@ def settle(config: RunConfig, facts: Facts) -> tuple[RunConfig, str]:
             known[candidate] = min(1.0, reached / facts.total)  # leases that end together may seem to do better
         return known[candidate]
 
-    choice = choose(facts, predict, config.strategy.keep)
+    choice = choose(facts, predict, config.strategy.keep, overlap=config.exchange.overlap)
     return _with(config, choice.candidate), sentence(choice, facts)
 
 
@@ -221,7 +237,7 @@ def sentence(choice: Choice, facts: Facts) -> str:
         12.5 MB/s and 5 ms'
     """
     rule, every, dtype = choice.candidate
-    why = "" if rule.synchronous else ", as rounds keep less"
+    why = "" if rule.synchronous else ", as rounds so short keep less"
     if isinstance(rule, Anytime):
         why = f", as speeds vary by {100 * facts.spread:.0f} %"
     steps = "step" if every == 1 else f"{every} steps"
