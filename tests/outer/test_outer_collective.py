@@ -78,6 +78,16 @@ def test_who_dies_after_the_sum_has_counted_leaves_its_samples_behind() -> None:
     assert coordinator.supply.ledger.committed == sum(sizes.values())
 
 
+def test_a_sum_with_the_part_of_one_who_died_before_it_counted_does_not_count() -> None:
+    coordinator, sizes = a_round()
+    coordinator.handle(WorkerLost(1, 1, "its process died"), 0.3)
+    assert told(coordinator, 0, succeeded=True, delta=np.ones(2, np.float32)) == []
+    assert coordinator.model.version == 0
+    again = told(coordinator, 2, succeeded=True)
+    assert [(order.worker, order.team) for order in again] == [(0, (0, 2)), (2, (0, 2))]
+    assert coordinator.supply.ledger.committed == sizes[0] + sizes[2]
+
+
 @pytest.mark.parametrize("dead", [0, 1])
 def test_a_sum_that_is_lost_with_a_worker_is_made_again_by_the_others(dead: int) -> None:
     coordinator, sizes = a_round()

@@ -66,8 +66,8 @@ class CollectiveCoordinator(CentralCoordinator):
         member.heard_s, member.awaiting = now, True
         if event.succeeded:
             self._current.add(event.worker)
-            if event.worker == self._team[0][0]:
-                self._merge_sum(event.delta)
+            if event.worker == self._team[0][0] and len(self._learned) == len(self._team):
+                self._merge_sum(event.delta)  # else it holds what somebody learned whose samples have gone back
         return []
 
     def _merge_sum(self, delta: Vector | None) -> None:
