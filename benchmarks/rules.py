@@ -1,7 +1,7 @@
 """Time to accuracy of all update rules on unequal workers: a dated record of what ``bptcnn bench rules`` found.
 
 What is timed, and against which ideal, is said in docs/rules/README.md. Folders of several benchmarks of one protocol,
-such as one a level, make one record.
+such as one a level, make one record; of those whose search for rates came before, only what each rate came to is kept.
 
     bptcnn bench rules --level HL1,HL2,HL4,HL8 --rules all --out runs/rules
     python benchmarks/rules.py runs/rules
@@ -28,9 +28,10 @@ def main() -> None:
     """Read the folders and write a record."""
     parser = argparse.ArgumentParser(description="a record of benchmarks of update rules")
     parser.add_argument("results", nargs="+", type=Path, help="folder of a finished benchmark")
+    parser.add_argument("--search", nargs="*", default=[], type=Path, help="folders of the search for rates before")
     parser.add_argument("--out", type=Path, default=record.RECORDS, help="folder of the record")
     options = parser.parse_args()
-    print(record.file(options.out, "rules", gathered(options.results)))
+    print(record.file(options.out, "rules", gathered(options.results) | {"rates": searched(options.search)}))
 
 
 def gathered(folders: Sequence[Path]) -> dict[str, Any]:
@@ -54,6 +55,15 @@ def gathered(folders: Sequence[Path]) -> dict[str, Any]:
         "contenders": dict(tuned),
         "table": rows,
     }
+
+
+def searched(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """What each learning rate came to.
+
+    Args:
+        folders: of benchmarks that tried some.
+    """
+    return [row for folder in folders for row in json.loads((folder / "rates.json").read_text())]
 
 
 def settings(run: dict[str, Any]) -> tuple[str, dict[str, Any]]:

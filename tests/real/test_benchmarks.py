@@ -51,13 +51,16 @@ def test_rules_gathers_folders_of_one_protocol(tmp_path: Path, monkeypatch: pyte
             json.dumps({"protocol": protocol, "versions": {}, "runs": [run_row]})
         )
         (tmp_path / name / "table.json").write_text(json.dumps([{"rule": "agwu", "level": level, "ratio": 1.5}]))
+    (tmp_path / "one" / "rates.json").write_text(json.dumps([{"rule": "agwu", "optimizer.lr": 0.1, "kept": True}]))
     monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
-    monkeypatch.setattr(sys, "argv", ["rules.py", "--out", str(tmp_path), str(tmp_path / "one"), str(tmp_path / "two")])
+    folders = [str(tmp_path / name) for name in ("one", "two", "one")]
+    monkeypatch.setattr(sys, "argv", ["rules.py", "--out", str(tmp_path), *folders[:2], "--search", folders[2]])
     runpy.run_path(str(ROOT / "benchmarks" / "rules.py"), run_name="__main__")
     [record] = [json.loads(path.read_text()) for path in tmp_path.glob("rules-*.json")]
     assert record["benchmark"] == "rules"
     assert record["settings"] == {"data": "digits", "target": 0.9}
     assert [row["level"] for row in record["table"]] == ["HL1", "HL8"]
+    assert record["rates"] == [{"rule": "agwu", "optimizer.lr": 0.1, "kept": True}]
     assert record["contenders"] == {"HL1: agwu": {"batch_size": 8}, "HL8: agwu": {"batch_size": 8}}
 
 
