@@ -200,6 +200,7 @@ class Stage:
         self._contents: dict[tuple[int, int], Lease] = {}
         self._sent: dict[int, tuple[Vector, Vector]] = {}
         self._unsummed: dict[int, Lease] = {}
+        self._teams: dict[int, tuple[int, ...]] = {}
         self._parts: dict[int, dict[int, Vector | None]] = {}  # of each attempt to sum, by worker
 
     # ------------------------------------------------------------------------------------ playing
@@ -241,9 +242,10 @@ class Stage:
             lease = replace(lease, indices=lease.indices[: event.samples])
             self.trained.append(lease)
             self.book.update((lease.epoch, index) for index in lease.indices.tolist())
-            if self.coordinator.setup.strategy.collective:
+            if self.coordinator.setup.strategy.meets == "team":
                 self._unsummed[event.worker] = lease
-        if self.coordinator.model.version > version:
+        if isinstance(event, Reduced) and self.coordinator.model.version > version:
+            assert tuple(sorted(self._unsummed)) == self._teams[event.attempt], "a sum of others than those who count"
             self._unsummed = {}
         self._strike_out()
         if isinstance(event, WorkerJoined):
@@ -350,6 +352,7 @@ class Stage:
                 assert life.incarnation == command.incarnation
                 self.at(self.now + self._delay_s, self._receive, life, command)
             case Reduce():
+                self._teams[command.attempt] = command.team
                 self.at(self.now + self._delay_s, self._sum, self.lives[command.worker], command)
             case Replace():
                 self._end(command.worker)
@@ -439,7 +442,7 @@ class Stage:
             self.at(self.now + life.busy_s, self._trained, life, life.incarnation)
 
     def _sum(self, life: Life, command: Reduce) -> None:
-        """Take part in a sum: it is there when all take part, and has failed when they do not in a second."""
+        """Take part in a sum: it is there when all take part, and lost when they do not in time."""
         if life.over or life.incarnation != command.incarnation:
             return
         if self.now < life.frozen_until:
@@ -447,7 +450,7 @@ class Stage:
             return
         parts = self._parts.setdefault(command.attempt, {})
         parts[life.worker] = None if life.pushed is None else np.float32(command.scale) * life.pushed
-        self.at(self.now + 1.0, self._give_up, life, command)
+        self.at(self.now + command.patience_s, self._give_up, life, command)
         if len(parts) == len(command.team) and self.reachable:
             total = None if self.problem is None else np.sum([parts[worker] for worker in command.team], axis=0)
             self._parts[command.attempt] = {}
@@ -467,7 +470,7 @@ class Stage:
     def _give_up(self, life: Life, command: Reduce) -> None:
         if not life.over and self.now >= life.frozen_until and life.worker in self._parts[command.attempt]:
             del self._parts[command.attempt][life.worker]
-            self.tell(Reduced(life.worker, life.incarnation, command.attempt, succeeded=False, delta=None))
+            self.tell(Reduced(life.worker, life.incarnation, command.attempt, False, None, "nobody came"))
 
     def _trained(self, life: Life, incarnation: int) -> None:
         if life.over or life.incarnation != incarnation:

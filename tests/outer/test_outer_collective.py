@@ -10,7 +10,7 @@ from outer.stage import Quadratic, Stage, a_setup
 
 from bptcnn.outer.allocation import Allocation, Dynamic, ExchangeConfig, Uniform
 from bptcnn.outer.coordination import begin
-from bptcnn.outer.messages import Pushed, Reduce, Reduced, Replace, Send, WorkerJoined, WorkerLost
+from bptcnn.outer.messages import Pushed, Reduce, Reduced, Refuse, Replace, Send, WorkerJoined, WorkerLost
 from bptcnn.outer.rules import AllReduce, LocalSgd, Strategy
 
 SPEEDS = [80.0, 40.0]
@@ -19,7 +19,8 @@ EACH_STEP = ExchangeConfig(every=1, overlap=False)
 
 def a_stage(rule: Strategy | None = None, allocation: Allocation | None = None, **more: Any) -> Stage:
     setup = a_setup(allocation or Dynamic(), rule or AllReduce(), num_samples=240, exchange=EACH_STEP, num_workers=2)
-    return Stage(setup, SPEEDS, **{"problem": Quadratic(240), "delay_s": 0.01, **more}).open()
+    speeds = more.pop("speeds", SPEEDS)
+    return Stage(setup, speeds, **{"problem": Quadratic(240), "delay_s": 0.01, **more}).open()
 
 
 def a_round() -> tuple[Any, dict[int, int]]:
@@ -111,6 +112,49 @@ def test_a_word_on_an_attempt_that_is_over_changes_nothing() -> None:
     assert coordinator.model.version == 0
 
 
+def test_a_word_of_an_earlier_life_is_refused() -> None:
+    coordinator, _ = a_round()
+    coordinator.handle(WorkerLost(1, 1, "its process died"), 0.3)
+    [refusal] = told(coordinator, 1, succeeded=True)
+    assert (refusal.worker, refusal.incarnation) == (1, 1)
+    assert isinstance(refusal, Refuse)
+    again = begin(coordinator.setup, None)  # a server that was restarted knows none of them
+    assert isinstance(told(again, 0, succeeded=True)[0], Refuse)
+
+
+def test_a_connection_that_failed_somebody_is_not_used_again() -> None:
+    coordinator, _ = a_round()
+    told(coordinator, 0, succeeded=True, delta=np.ones(2, np.float32))
+    told(coordinator, 1, succeeded=True)
+    sends = told(coordinator, 2, succeeded=False)
+    for send in sends:
+        push = Pushed(send.worker, 1, 2, send.leases[0].id, 1, 1, send.leases[0].size, 0.1, 1.0, 0.5, None)
+        orders = coordinator.handle(push, 0.5)
+    assert [(order.attempt, order.since) for order in orders] == [(2, 2)] * 3
+
+
+def test_a_team_that_comes_back_is_still_connected() -> None:
+    stage = a_stage(speeds=(80.0, 1.0)).run(until=40.0)  # the slow one has a part in few of the rounds
+    teams = {order.team: set() for order in stage.commands(Reduce)}
+    for order in stage.commands(Reduce):
+        teams[order.team].add(order.since)
+    assert set(teams) == {(0,), (0, 1)}
+    assert {team: len(since) for team, since in teams.items()} == {(0,): 1, (0, 1): 1}
+
+
+def test_how_long_a_sum_may_take_follows_the_last_ones() -> None:
+    """4 + 2 s while nothing is known; after a sum of 5 s twice that, and 2 s."""
+    coordinator, _ = a_round()
+    assert coordinator.next_deadline_s() == pytest.approx(0.1 + 6.0)
+    for worker in range(3):
+        sends = coordinator.handle(Reduced(worker, 1, 1, succeeded=True, delta=np.ones(2, np.float32)), 5.1)
+    for send in sends:
+        push = Pushed(send.worker, 1, 2, send.leases[0].id, 1, 1, send.leases[0].size, 0.1, 1.0, 0.5, None)
+        orders = coordinator.handle(push, 6.0)
+    assert coordinator.next_deadline_s() == pytest.approx(6.0 + 12.0)
+    assert [order.patience_s for order in orders] == [pytest.approx(6.0)] * 3
+
+
 def test_who_stands_still_in_a_sum_is_replaced_and_nobody_else() -> None:
     stage = a_stage(delay_s=0.3)
     while not stage.commands(Reduce):
@@ -125,7 +169,7 @@ def test_workers_that_do_not_reach_one_another_end_the_run_with_a_sentence() -> 
     stage = a_stage(reachable=False).run()
     assert stage.settled("failed")
     assert stage.coordinator.reason == (
-        "5 times the workers did not reach one another to sum their weights, which local-sgd does without"
+        "5 times the workers did not reach one another to sum their weights (nobody came), which local-sgd does without"
     )
     assert stage.coordinator.supply.ledger.committed == 0
 

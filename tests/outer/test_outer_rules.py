@@ -388,7 +388,7 @@ def test_scales_are_finite_not_negative_and_at_most_one_in_sum(
 ) -> None:
     qualities = st.one_of(st.none(), st.floats(0, 1))
     others = {w: Peer(data.draw(st.integers(0, version)), data.draw(qualities)) for w in range(num_workers)}
-    pushing = range(num_workers) if rule.synchronous or not rule.central else [0]
+    pushing = range(num_workers) if rule.synchronous or rule.meets == "peers" else [0]
     pushes = [push(w, others[w].base_version, data.draw(st.floats(0, 1))) for w in pushing]
     for p in pushes:  # as the coordinator does: the push is noted before it is merged
         others[p.worker] = Peer(p.base_version, p.accuracy)

@@ -17,7 +17,7 @@ from bptcnn.outer.rules import Anytime, AsyncLocalSgd, Auto, LocalSgd
 from bptcnn.wire import Dtype
 
 RESTLESS = 0.2
-"""Speeds change if the middle half of repeated timings is wider than this part of their median."""
+"""Speeds change if the middle half of repeated timings is wider than this part of their mean."""
 
 LOOKS = 32
 """Moments at which the speeds of a simulation are looked at beforehand."""
@@ -107,7 +107,8 @@ def choose(
 
     What is learned from old weights is learned more slowly, whether it is the rounds that are long or that there are
     none. So the candidate of least lag is taken, rounds where there is no difference, and of its kind the one that is
-    compressed least. Throughput grows with the cadence and with compression, so the cadence is found by bisection.
+    compressed least. Throughput grows with compression and, but for rounds by the clock, with the cadence, which is
+    then found by bisection.
 
     Args:
         facts: of workers and links.
@@ -136,9 +137,10 @@ def choose(
 
 def _shortest(rule: Rule, cadences: Sequence[int], enough: Callable[[Candidate], bool], dtype: str) -> int | None:
     """The shortest cadence at which a rule keeps enough; None if there is none."""
-    if not enough(Candidate(rule, cadences[-1], dtype)):
-        # Whose rounds end by the clock does not always keep more in longer ones: steps may fit them better or worse.
+    if rule.timed:  # longer rounds do not always keep more: steps may fit them better or worse
         return next((every for every in cadences if enough(Candidate(rule, every, dtype))), None)
+    if not enough(Candidate(rule, cadences[-1], dtype)):
+        return None
     low, high = -1, len(cadences) - 1
     while high - low > 1:
         middle = (low + high) // 2

@@ -98,9 +98,9 @@ class Job:
         """A worker's side of the exchange, from a first answer on; without a learner it only keeps time."""
         config, flat = self.config, None if learner is None else learner.flat
         exchange = None
-        if flat is not None and self.rule.central:
-            exchange = Exchange(flat, self.rule, summed=self.rule.collective)
-        mixing = None if self.rule.central else Mixing(flat)
+        if flat is not None and self.rule.meets != "peers":
+            exchange = Exchange(flat, self.rule, summed=self.rule.meets == "team")
+        mixing = Mixing(flat) if self.rule.meets == "peers" else None
         return LocalWorker(config.batch_size, self.optimizer, config.schedule, learner, exchange, mixing)
 
     def worker_end(self) -> WorkerEnd:

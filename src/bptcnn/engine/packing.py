@@ -53,7 +53,7 @@ class WorkerEnd:
     """
 
     def __init__(self, rule: Strategy, dtype: Dtype) -> None:
-        self._dtype = _central(rule, dtype)
+        self._dtype = _dtype(rule, dtype)
         self._adds_up = rule.pushes_differences
         self._base: Vector | None = None
         self._lost: Vector | None = None
@@ -94,7 +94,7 @@ class ServerEnd:
     """
 
     def __init__(self, rule: Strategy, dtype: Dtype) -> None:
-        self._dtype = _central(rule, dtype)
+        self._dtype = _dtype(rule, dtype)
         self._adds_up = rule.pushes_differences
         self._copies: dict[int, tuple[int, Vector | None]] = {}  # by worker, with its incarnation
 
@@ -150,12 +150,12 @@ def sizes(rule: Strategy, dtype: Dtype, num_weights: int) -> Sizes:
         dtype: how vectors travel.
         num_weights: their length.
     """
-    full, packed = num_bytes(num_weights, "fp32"), num_bytes(num_weights, _central(rule, dtype))
-    if rule.central:
+    full, packed = num_bytes(num_weights, "fp32"), num_bytes(num_weights, _dtype(rule, dtype))
+    if rule.meets != "peers":
         return Sizes(full, push=packed, pull=packed)
     return Sizes(full, push=num_bytes(num_weights, parcel_dtype(dtype)), pull=full)
 
 
-def _central(rule: Strategy, dtype: Dtype) -> Dtype:
-    """Through a server that does not merge, weights travel seldom; sums are made of float32."""
-    return dtype if rule.central and not rule.collective else "fp32"
+def _dtype(rule: Strategy, dtype: Dtype) -> Dtype:
+    """To and from a server that does not merge, weights travel seldom, or as a sum that is made of float32."""
+    return dtype if rule.meets == "server" else "fp32"

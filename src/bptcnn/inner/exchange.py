@@ -98,7 +98,7 @@ class Exchange:
         """Keep the sum of a team until the server says whether it counts.
 
         Args:
-            total: float32 [num_weights]; None if it is not known, as there is no arithmetic.
+            total: float32 [num_weights]; None if it was lost.
         """
         self._total = total
 

@@ -146,7 +146,7 @@ class LocalWorker:
         """Keep the sum of a team until the server says whether it counts.
 
         Args:
-            total: float32 [num_weights]; None when only timing is simulated.
+            total: float32 [num_weights]; None if it was lost, or only timing is simulated.
         """
         if self._exchange is not None:
             self._exchange.take_sum(total)

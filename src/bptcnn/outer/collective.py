@@ -8,16 +8,28 @@ as one of the team died in it, the others, who still have their differences, sum
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
+from typing import TypeAlias
 
 from bptcnn.outer.central import CentralCoordinator
 from bptcnn.outer.coordinator import Setup
-from bptcnn.outer.members import SESSION, Member
-from bptcnn.outer.messages import Command, Lease, Outcome, Pushed, Reduce, Reduced, Send, Vector, WorkerJoined
+from bptcnn.outer.members import Member
+from bptcnn.outer.messages import Command, Lease, Outcome, Pushed, Reduce, Reduced, Refuse, Send, Vector, WorkerJoined
+from bptcnn.outer.pace import rhythm
 from bptcnn.outer.rules import Contribution
 
+Team: TypeAlias = tuple[tuple[int, int], ...]
+"""Those who sum: workers and their incarnations."""
+
 ATTEMPTS = 5
-"""How often a round is tried to be summed, before the run ends."""
+"""How often a team may fail to sum a round, before the run ends."""
+
+ATTEMPTS_OF_A_SESSION = 1_000_000_000
+"""Attempts of session s are numbered from s times this, so that no two sessions share a number."""
+
+HISTORY = 32
+"""Sums whose durations are remembered."""
 
 
 class CollectiveCoordinator(CentralCoordinator):
@@ -26,11 +38,14 @@ class CollectiveCoordinator(CentralCoordinator):
     def __init__(self, setup: Setup, weights: Vector | None) -> None:
         super().__init__(setup, weights)
         self._learned: dict[int, tuple[Contribution, Lease]] = {}  # by worker: committed, but in no sum yet
-        self._attempt = setup.session * SESSION  # no two sessions share a number
-        self._since = self._failures = 0
-        self._team: tuple[tuple[int, int], ...] = ()  # worker and incarnation of those who sum, or have summed last
+        self._attempt = setup.session * ATTEMPTS_OF_A_SESSION
+        self._failures, self._reason = 0, ""
+        self._team: Team = ()
+        self._connected: dict[Team, int] = {}  # teams that have summed, and since which attempt
         self._awaited: set[int] = set()  # who has yet to say what became of the sum
         self._current: set[int] = set()  # who has the sum that the global weights came from
+        self._ordered_s = 0.0
+        self._durations: deque[float] = deque(maxlen=HISTORY)
 
     # --------------------------------------------------------------------------------------- events
 
@@ -49,6 +64,7 @@ class CollectiveCoordinator(CentralCoordinator):
             self.supply.revoke([lease])
         self._awaited.discard(worker)
         self._current.discard(worker)
+        self._connected = {team: since for team, since in self._connected.items() if worker not in dict(team)}
 
     def _bytes_for(self, lease: Lease) -> int:
         return 0
@@ -59,15 +75,21 @@ class CollectiveCoordinator(CentralCoordinator):
 
     def _reduced(self, event: Reduced, now: float) -> list[Command]:
         member = self.members.get(event.worker)
-        expected = event.attempt == self._attempt and event.worker in self._awaited
-        if member is None or event.incarnation != member.incarnation or not expected:
+        if member is None or event.incarnation != member.incarnation or not member.present:
+            return [Refuse(event.worker, event.incarnation, "its leases went to others while it was silent")]
+        if event.attempt != self._attempt or event.worker not in self._awaited:
             return []
         self._awaited.discard(event.worker)
         member.heard_s, member.awaiting = now, True
-        if event.succeeded:
-            self._current.add(event.worker)
-            if event.worker == self._team[0][0] and len(self._learned) == len(self._team):
-                self._merge_sum(event.delta)  # else it holds what somebody learned whose samples have gone back
+        if not event.succeeded:
+            self._reason = event.reason
+            self._connected.pop(self._team, None)  # what was broken is not used again
+            return []
+        self._current.add(event.worker)
+        first, complete = self._team[0][0], self._learned.keys() == dict(self._team).keys()
+        if event.worker == first and complete:  # else it holds what somebody learned whose samples have gone back
+            self._durations.append(now - self._ordered_s)
+            self._merge_sum(event.delta)
         return []
 
     def _merge_sum(self, delta: Vector | None) -> None:
@@ -83,9 +105,17 @@ class CollectiveCoordinator(CentralCoordinator):
 
     def _deadline_s(self, member: Member) -> float | None:
         """Also of a worker that is to sum."""
-        if member.worker in self._awaited and member.pace is not None:
-            return member.heard_s + member.pace.patience_s(self.setup.plan.batch_size, self.setup.faults)
+        if member.worker in self._awaited:
+            return member.heard_s + self._patience_s()
         return super()._deadline_s(member)
+
+    def _patience_s(self) -> float:
+        """How long a sum may take, by what the last ones took, as for leases."""
+        faults = self.setup.faults
+        if not self._durations:
+            return faults.first_s + faults.patience_s
+        centre, spread = rhythm(self._durations)
+        return faults.slack * (centre + faults.mads * spread) + faults.patience_s
 
     # -------------------------------------------------------------------------------------- serving
 
@@ -97,22 +127,22 @@ class CollectiveCoordinator(CentralCoordinator):
 
     def _sum(self, now: float) -> list[Command]:
         """Tell all who have pushed to sum; after an attempt that has failed, those who are left."""
-        self._attempt += 1
-        if self._failures == ATTEMPTS:
-            why = f"{ATTEMPTS} times the workers did not reach one another to sum their weights"
-            return self._finish("failed", f"{why}, which local-sgd does without", now)
         workers = tuple(sorted(self._learned))
         team = tuple((worker, self.members[worker].incarnation) for worker in workers)
-        if self._failures or team != self._team:
-            self._since = self._attempt  # what an attempt that has failed was connected by is not used again
-        self._failures += 1  # until the sum is here
-        self._team, self._current, self._awaited = team, set(), set(workers)
+        self._failures = self._failures + 1 if self._failures and team == self._team else 1  # until the sum is here
+        if self._failures > ATTEMPTS:
+            why = f"{ATTEMPTS} times the workers did not reach one another to sum their weights ({self._reason})"
+            return self._finish("failed", f"{why}, which local-sgd does without", now)
+        self._attempt += 1
+        since = self._connected.setdefault(team, self._attempt)
+        self._team, self._current, self._awaited, self._ordered_s = team, set(), set(workers), now
         for worker in workers:
             self.members[worker].heard_s, self.members[worker].awaiting = now, False
         contributions = [self._learned[worker][0] for worker in workers]
         scales = self.setup.strategy.scales(contributions, self._peers(), self.model.version)
+        patience_s = self._patience_s() / 2  # so that who waits for somebody is not taken for silent
         return [
-            Reduce(worker, incarnation, self._attempt, workers, self._since, scale)
+            Reduce(worker, incarnation, self._attempt, workers, since, scale, patience_s)
             for (worker, incarnation), scale in zip(team, scales, strict=True)
         ]
 

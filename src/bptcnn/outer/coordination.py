@@ -32,7 +32,11 @@ def restore(setup: Setup, tree: dict[str, Any], now: float) -> Coordinator:
     return _kind(setup).restore(setup, tree, now)
 
 
-def _kind(setup: Setup) -> type[CentralCoordinator] | type[CollectiveCoordinator] | type[GossipCoordinator]:
-    if setup.strategy.collective:
-        return CollectiveCoordinator
-    return CentralCoordinator if setup.strategy.central else GossipCoordinator
+def _kind(setup: Setup) -> type[CentralCoordinator] | type[GossipCoordinator]:
+    match setup.strategy.meets:
+        case "server":
+            return CentralCoordinator
+        case "team":
+            return CollectiveCoordinator
+        case "peers":
+            return GossipCoordinator

@@ -3,7 +3,8 @@
 Pure: ``handle(event, now)`` is all there is. Engines carry the messages and the clock; nothing here waits, looks at a
 clock or touches a file, so one sequence of events always gives the same commands. Here is what all have in common:
 who takes part, who is late, when to measure and to save. What becomes of a push is the business of ``central``, where
-weights are merged by a server, and of ``gossip``, where workers exchange them among themselves.
+weights are merged by a server, of ``collective``, where workers sum a round for it, and of ``gossip``, where they
+exchange weights among themselves.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Setup:
     @property
     def leases_ahead(self) -> int:
         """Leases a worker holds beyond the one it trains, so that it need not wait for an answer."""
-        return int(self.exchange.overlap and not self.strategy.collective)
+        return int(self.exchange.overlap and self.strategy.meets != "team")
 
 
 class Coordinator(ABC):

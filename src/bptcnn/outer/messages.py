@@ -76,7 +76,8 @@ class Pushed:
         busy_s: seconds spent in them.
         loss: mean training loss over the lease.
         accuracy: Q, the accuracy of the local network over the lease, 0 to 1.
-        delta: local weights minus base weights; None when only timing is simulated.
+        delta: local weights minus base weights; None when only timing is simulated, and where it does not go to the
+            server.
     """
 
     worker: int
@@ -119,6 +120,7 @@ class Reduced:
         attempt: of the order that this answers.
         succeeded: whether it has the sum.
         delta: the sum, float32 [num_weights], from the first of the team only; None when only timing is simulated.
+        reason: why it has not, in a few words.
     """
 
     worker: int
@@ -126,6 +128,7 @@ class Reduced:
     attempt: int
     succeeded: bool
     delta: Vector | None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +183,7 @@ class Send:
         worker: who.
         incarnation: which life of that worker.
         version: of the global weights.
-        weights: float32 [num_weights]; None when only timing is simulated, and to workers with weights of their own.
+        weights: float32 [num_weights]; None when only timing is simulated, and to workers that have them.
         leases: new work.
         mass: where workers exchange among themselves, what the weights in this answer count for.
         report: whether to answer with ``Reported``.
@@ -208,8 +211,9 @@ class Reduce:
         incarnation: which life of that worker.
         attempt: 1, 2, ... in a run.
         team: those who sum, in order; the first hands the sum in.
-        since: the first attempt of this team, as which it knows itself.
+        since: the first attempt that is connected as this one is.
         scale: the factor of this worker's difference.
+        patience_s: how long to wait for the others.
     """
 
     worker: int
@@ -218,6 +222,7 @@ class Reduce:
     team: tuple[int, ...]
     since: int
     scale: float
+    patience_s: float
 
 
 @dataclass(frozen=True, slots=True)

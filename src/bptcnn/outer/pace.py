@@ -69,7 +69,7 @@ class Pace:
         """
         self._busy.append((size, max(busy_s, 1e-9)))
         self._intervals.append(interval_s / size)
-        self._rhythm = _median_and_deviation(self._intervals)
+        self._rhythm = rhythm(self._intervals)
 
     @property
     def samples_per_s(self) -> float:
@@ -110,11 +110,16 @@ class Pace:
         pace = cls(tree["calibrated"])
         pace._busy.extend((size, busy) for size, busy in tree["busy"])
         pace._intervals.extend(tree["intervals"])
-        pace._rhythm = _median_and_deviation(pace._intervals) if pace._intervals else None
+        pace._rhythm = rhythm(pace._intervals) if pace._intervals else None
         return pace
 
 
-def _median_and_deviation(values: Collection[float]) -> tuple[float, float]:
+def rhythm(values: Collection[float]) -> tuple[float, float]:
+    """Median and median absolute deviation.
+
+    Args:
+        values: at least one.
+    """
     centre = median(values)
     return centre, median(abs(value - centre) for value in values)
 

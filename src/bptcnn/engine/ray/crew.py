@@ -25,13 +25,13 @@ class Crew:
         server: handle of the server actor.
         config: the recipe, which may have been chosen after the job was sent.
         per_machine: workers that share a machine.
-        central: whether workers talk to the server only; else others call them while they train.
+        peers: whether workers call one another while they train.
     """
 
-    def __init__(self, job: Any, server: Any, config: RunConfig, per_machine: int, *, central: bool) -> None:
+    def __init__(self, job: Any, server: Any, config: RunConfig, per_machine: int, *, peers: bool) -> None:
         self._job, self._server, self._config = job, server, config
         self._speeds, self._per_machine = config.workers.speeds, per_machine
-        self._calls = 1 if central else 2
+        self._calls = 2 if peers else 1
         self._handles: dict[int, Any] = {}
         self._running: dict[Any, int] = {}
         self._over: dict[int, Any] = {}

@@ -118,7 +118,7 @@ class RayEngine:
         self._server = actor.remote(setup, self._job.config, self._folder.path.resolve())
         self._first = ray.put(model.snapshot())
         self._evaluator = Evaluator(model, self._job.test)
-        self._crew = Crew(job, self._server, self._job.config, per_machine, central=self._job.rule.central)
+        self._crew = Crew(job, self._server, self._job.config, per_machine, peers=self._job.rule.meets == "peers")
         for worker in range(self._job.config.workers.count):
             self._crew.start(worker)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import torch
@@ -12,6 +13,15 @@ import torch.distributed
 from bptcnn.outer.messages import Reduce, Vector
 
 dist: Any = torch.distributed  # whose annotations leave half of it out
+
+RETRY_S = 0.25
+"""Pause after a sum that was lost: what is out of order may be so for a moment."""
+
+LONGEST = 200
+"""Characters of gloo's explanation that are passed on."""
+
+MOST_TEAMS = 16
+"""Teams to stay connected with: where shares are small, not all workers have a part in each round."""
 
 
 class MeetingPoint:
@@ -29,48 +39,59 @@ class MeetingPoint:
         return host, self._store.port
 
 
+class Summed(NamedTuple):
+    """What became of a sum.
+
+    Attributes:
+        total: the sum, float32 [num_weights]; None if it is lost.
+        reason: why, in a few words.
+    """
+
+    total: Vector | None
+    reason: str = ""
+
+
 class Ring:
-    """A worker's connections to its team.
+    """A worker's connections to its teams.
 
     Args:
         server: handle of the server actor, which has the meeting point.
         worker: whose connections they are.
-        patience_s: how long it waits for the others, before it takes a sum as lost.
     """
 
-    def __init__(self, server: Any, worker: int, patience_s: float) -> None:
+    def __init__(self, server: Any, worker: int) -> None:
         self._server, self._worker = server, worker
-        self._patience = timedelta(seconds=patience_s)
-        self._group: Any = None
-        self._since = 0
+        self._groups: dict[int, Any] = {}  # by the attempt that they have been there since
 
-    def sum(self, order: Reduce, part: Vector) -> Vector | None:
-        """Take part in a sum.
+    def sum(self, order: Reduce, part: Vector) -> Summed:
+        """Take part in a sum; it is lost if somebody else does not.
 
         Args:
             order: which one.
             part: what goes into it, float32 [num_weights]; it is overwritten.
-
-        Returns:
-            The sum, in the same memory; None if it is lost, as somebody did not take part.
         """
         if len(order.team) == 1:
-            return part
+            return Summed(part)
+        patience = timedelta(seconds=order.patience_s)
         try:
-            if self._group is None or self._since != order.since:
-                self._group, self._since = self._meet(order), order.since
-            self._group.allreduce([torch.from_numpy(part)]).wait()
-            return part
-        except RuntimeError:  # gloo's own errors, of which it has no others
-            self._group = None
-            return None
+            if order.since not in self._groups:
+                self._groups[order.since] = self._meet(order, patience)
+            options = dist.AllreduceOptions()
+            options.timeout = patience
+            self._groups[order.since].allreduce([torch.from_numpy(part)], options).wait()
+        except RuntimeError as error:  # gloo's own, of which it has no others
+            self._groups.pop(order.since, None)
+            time.sleep(RETRY_S)
+            return Summed(None, " ".join(str(error).split())[:LONGEST])
+        self._groups = dict(list(self._groups.items())[-MOST_TEAMS:])
+        return Summed(part)
 
-    def _meet(self, order: Reduce) -> Any:
+    def _meet(self, order: Reduce, patience: timedelta) -> Any:
         """Connect to all of the team; who comes too late for that has missed the sum."""
         host, port = ray.get(self._server.meeting_point.remote())
-        store = dist.PrefixStore(str(order.since), dist.TCPStore(host, port, None, False, timeout=self._patience))
+        store = dist.PrefixStore(str(order.since), dist.TCPStore(host, port, None, False, timeout=patience))
         options = dist.ProcessGroupGloo._Options()
-        options._timeout = self._patience
+        options._timeout = patience
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=_this_host())]
         return dist.ProcessGroupGloo(store, order.team.index(self._worker), len(order.team), options)
 

@@ -126,12 +126,12 @@ class ServerActor:
         self._handles[worker] = handle
         return await self._call(worker, WorkerJoined(worker, samples_per_s))
 
-    async def push(self, message: Pushed, delta: Wire) -> Answer:
+    async def push(self, message: Pushed, delta: Wire | None) -> Answer:
         """A worker delivers a difference.
 
         Args:
             message: all but the difference.
-            delta: as it travels, in shared memory.
+            delta: as it travels, in shared memory; None where it does not come here.
 
         Returns:
             Weights and leases, once the merge is done and there is work.

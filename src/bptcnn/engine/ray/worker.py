@@ -77,7 +77,7 @@ class WorkerActor:
         self._throttle = throttle(samples_per_s)
         self._messenger = ThreadPoolExecutor(1)
         self._post = Post(server, parcel_dtype(job.config.exchange.dtype))
-        self._ring = Ring(server, worker, job.config.faults.patience_s / 2)
+        self._ring = Ring(server, worker)
         self._end = job.worker_end()
         self._device = torch.device("cpu")
         sys.setswitchinterval(SWITCH_S)
@@ -170,9 +170,9 @@ class WorkerActor:
         """Sum with the team what all have learned; the first of the team hands the sum in."""
         part = local.part(order.scale)
         assert part is not None
-        total = self._ring.sum(order, part)
+        total, reason = self._ring.sum(order, part)
         local.take_sum(total)
-        message = Reduced(self._worker, order.incarnation, order.attempt, succeeded=total is not None, delta=None)
+        message = Reduced(self._worker, order.incarnation, order.attempt, total is not None, None, reason)
         return self._ask("reduced", message, total if order.team[0] == self._worker else None)
 
     def take(self, mass: float, weights: Wire) -> None:

@@ -162,7 +162,8 @@ class Process:
             return
         self._local.take_sum(total)
         first = succeeded and order.team[0] == self.worker
-        message = Reduced(self.worker, order.incarnation, order.attempt, succeeded, total if first else None)
+        reason = "" if succeeded else "somebody did not take part"
+        message = Reduced(self.worker, order.incarnation, order.attempt, succeeded, total if first else None, reason)
         self._network.reduced(self, message, hands_in=first)
 
     def take(self, parcel: Parcel, life: int) -> None:

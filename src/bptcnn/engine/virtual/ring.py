@@ -28,11 +28,10 @@ class Ring:
         clock: the virtual clock.
         link: of each worker.
         num_bytes: of the weights.
-        patience_s: how long the first waits for the last.
     """
 
-    def __init__(self, clock: VirtualClock, link: Link, num_bytes: int, patience_s: float) -> None:
-        self._clock, self._link, self._num_bytes, self._patience_s = clock, link, num_bytes, patience_s
+    def __init__(self, clock: VirtualClock, link: Link, num_bytes: int) -> None:
+        self._clock, self._link, self._num_bytes = clock, link, num_bytes
         self._sums: dict[int, dict[int, Place]] = {}
 
     def join(self, process: Process, order: Reduce, part: Vector | None) -> None:
@@ -45,10 +44,10 @@ class Ring:
         """
         places = self._sums.setdefault(order.attempt, {})
         if not places:
-            self._clock.after(self._patience_s, partial(self._give_up, order))
+            self._clock.after(order.patience_s, partial(self._give_up, order))
         places[process.worker] = Place(process, process.life, order, part)
         if len(places) == len(order.team):
-            self._clock.after(self.duration_s(len(places)), partial(self._end, order.attempt, succeeded=True))
+            self._clock.after(self.duration_s(len(places)), partial(self._complete, order))
 
     def duration_s(self, team_size: int) -> float:
         """How long a sum takes.
@@ -58,18 +57,21 @@ class Ring:
         """
         return 2 * (team_size - 1) * self._link.transfer_s(self._num_bytes // team_size)
 
+    def _complete(self, order: Reduce) -> None:
+        """All have the sum, if all have stayed; who stands still keeps the others waiting."""
+        places = self._sums[order.attempt]
+        if any(place.process.frozen_until_s > self._clock.now for place in places.values()):
+            self._clock.after(order.patience_s, partial(self._end, order, None, succeeded=False))
+            return
+        succeeded = all(place.process.alive and place.life == place.process.life for place in places.values())
+        parts = [places[worker].part for worker in order.team]
+        vectors = [part for part in parts if part is not None and succeeded]
+        self._end(order, total([1.0] * len(vectors), vectors) if vectors else None, succeeded=succeeded)
+
     def _give_up(self, order: Reduce) -> None:
-        if len(self._sums.get(order.attempt, {})) < len(order.team):
-            self._end(order.attempt, succeeded=False)
+        if len(self._sums.get(order.attempt, order.team)) < len(order.team):
+            self._end(order, None, succeeded=False)
 
-    def _end(self, attempt: int, *, succeeded: bool) -> None:
-        places = self._sums.pop(attempt, {})
-        succeeded = succeeded and all(p.process.alive and p.life == p.process.life for p in places.values())
-        whole = self._sum(places) if succeeded else None
-        for place in places.values():
+    def _end(self, order: Reduce, whole: Vector | None, *, succeeded: bool) -> None:
+        for place in self._sums.pop(order.attempt).values():
             place.process.summed(place.order, whole, place.life, succeeded=succeeded)
-
-    def _sum(self, places: dict[int, Place]) -> Vector | None:
-        parts = [places[worker].part for worker in sorted(places)]
-        vectors = [part for part in parts if part is not None]
-        return total([1.0] * len(vectors), vectors) if vectors else None

@@ -41,13 +41,12 @@ class Wires:
         hand: Callable[[int, Parcel], bool],
     ) -> None:
         self._clock, self._deliver, self._hand = clock, deliver, hand
-        self._central, self._end = job.rule.central, job.server_end()
-        self._bare_pushes = job.rule.collective or not job.rule.central
+        self._meets, self._end = job.rule.meets, job.server_end()
         self._parcel_dtype = parcel_dtype(job.config.exchange.dtype)
         self._short_s = link.transfer_s(CONTROL_BYTES)
         times = (link.transfer_s(size + CONTROL_BYTES) for size in job.sizes(num_weights))
         self._full_s, self._push_s, self._pull_s = times
-        self._ring = Ring(clock, link, job.sizes(num_weights).full, job.config.faults.patience_s / 2)
+        self._ring = Ring(clock, link, job.sizes(num_weights).full)
         self._held_up_s: dict[int, float] = {}
         self._doubled: set[int] = set()
 
@@ -67,7 +66,8 @@ class Wires:
             process: who pushes.
             letter: the event to deliver, packed.
         """
-        delay_s = (self._short_s if self._bare_pushes else self._push_s) + self._held_up_s.pop(process.worker, 0.0)
+        delay_s = self._push_s if self._meets == "server" else self._short_s
+        delay_s += self._held_up_s.pop(process.worker, 0.0)
         copies = 2 if process.worker in self._doubled else 1
         self._doubled.discard(process.worker)
         for _ in range(copies):
@@ -81,7 +81,7 @@ class Wires:
             message: the command to carry out.
         """
         delay_s = self._pull_s if self._end.changes(message) else self._full_s
-        if message.summed or not (self._central or message.mass is not None):
+        if message.summed or (self._meets == "peers" and message.mass is None):
             delay_s = self._short_s
         self._clock.after(delay_s, partial(process.answer, self._end.pack(message), process.life))
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from bptcnn.outer.rules.local_sgd import Averaging
 
 
 class AllReduce(Averaging):
-    """After each step all workers take the mean of what they learned in it, by samples, without a server.
+    """After each step all workers take the mean of what they learned in it, by samples, and hand it to the server.
 
-    Maths: ``W(i) = W(i-1) + sum_j (n_j / sum n) (W_j - W(i-1))``, where W_j is one step from W(i-1). The momentum of
-    the workers is linear, so this is SGD on the batch of all workers together.
+    Maths: ``W(i) = W(i-1) + sum_j (n_j / sum n) (W_j - W(i-1))``, where W_j is one step from W(i-1). Momentum is
+    linear, so while shares stay as they are this is SGD on the batch of all workers together.
 
-    What ``torch.nn.parallel.DistributedDataParallel`` does, and the yardstick for all others: with uniform allocation
+    As ``torch.nn.parallel.DistributedDataParallel`` trains, and the yardstick for all others: with uniform allocation
     batches are equal and everybody waits for the slowest, with dynamic allocation they are in proportion to speed.
 
     Example:
@@ -21,7 +21,7 @@ class AllReduce(Averaging):
         1
     """
 
-    collective: ClassVar[bool] = True
+    meets = "team"
 
     name: Literal["allreduce"] = "allreduce"
     """Selects this rule."""

@@ -88,11 +88,9 @@ class UpdateRule(Section, ABC):
     """
 
     synchronous: ClassVar[bool] = False
-    central: ClassVar[bool] = True
-    """Whether a server merges; else workers send their weights to one another."""
-
-    collective: ClassVar[bool] = False
-    """Whether workers sum a round's differences among themselves, and the server gets the sum."""
+    meets: ClassVar[Literal["server", "team", "peers"]] = "server"
+    """Where what workers have learned comes together: at the server; in a sum that a team makes of a round, and hands
+    to the server; or among workers only, each of which has weights of its own."""
 
     pushes_differences: ClassVar[bool] = True
     """Whether what a worker pushes is what it learned since the last push; else it is its weights as such."""

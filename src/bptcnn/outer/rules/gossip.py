@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -15,7 +15,7 @@ from bptcnn.outer.rules.combine import total
 class Peers(UpdateRule):
     """What rules share whose workers keep weights of their own: the global weights are a mean, taken now and then."""
 
-    central: ClassVar[bool] = False
+    meets = "peers"
 
     mean: Literal["weighted", "plain"] = "weighted"
     """How the workers' weights make the global ones: by their mass, or each as much as any other."""
