@@ -47,10 +47,10 @@ def simulated(facts: Facts, candidate: Candidate) -> float:
     return throughput(config, facts.num_weights, facts.slowest, candidate.span(facts)) / facts.total
 
 
-def every(facts: Facts, dtypes: tuple[str, ...]) -> list[Candidate]:
+def every(facts: Facts, dtypes: tuple[str, ...], *, overlap: bool = True) -> list[Candidate]:
     return [
         Candidate(rule, cadence, dtype)
-        for rule in auto._rules(facts)
+        for rule in auto._rules(facts, overlap=overlap)
         for cadence in auto._cadences(facts)
         for dtype in dtypes
     ]
@@ -135,20 +135,21 @@ def test_the_slowest_link_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spread", "rounds_keep", "rule"),
+    ("spread", "overlap", "rounds_keep", "rule"),
     [
-        (0.2, 1.0, LocalSgd()),
-        (0.21, 1.0, Anytime()),
-        (0.0, 0.98, LocalSgd()),
-        (0.0, 0.96, AsyncLocalSgd(momentum=0.0)),
-        (0.5, 0.5, AsyncLocalSgd(momentum=0.0)),
+        (0.2, False, 1.0, LocalSgd()),
+        (0.21, False, 1.0, Anytime()),
+        (0.21, True, 1.0, LocalSgd()),
+        (0.0, True, 0.98, LocalSgd()),
+        (0.0, True, 0.96, AsyncLocalSgd(momentum=0.0)),
+        (0.5, False, 0.5, AsyncLocalSgd(momentum=0.0)),
     ],
 )
-def test_rounds_come_first_and_end_by_the_clock_where_speeds_change(
-    spread: float, rounds_keep: float, rule: object
+def test_rounds_come_first_and_end_by_the_clock_where_speeds_change_and_nothing_makes_up_for_it(
+    spread: float, overlap: bool, rounds_keep: float, rule: object
 ) -> None:
     predict: Predict = lambda candidate: rounds_keep if candidate.rule.synchronous else 1.0  # noqa: E731
-    assert chosen(some_facts(spread=spread), predict).rule == rule
+    assert choose(some_facts(spread=spread), predict, overlap=overlap).candidate.rule == rule
 
 
 @given(
@@ -157,9 +158,10 @@ def test_rounds_come_first_and_end_by_the_clock_where_speeds_change(
     keep=st.floats(0.5, 0.99),
     num_samples=st.integers(1, 100_000),
     spread=st.sampled_from([0.0, 1.0]),
+    overlap=st.booleans(),
 )
 def test_never_less_than_what_is_to_be_kept_and_never_looser_than_needed(
-    steps: float, worse: tuple[float, float], keep: float, num_samples: int, spread: float
+    steps: float, worse: tuple[float, float], keep: float, num_samples: int, spread: float, overlap: bool
 ) -> None:
     facts = some_facts(num_samples=num_samples, spread=spread)
 
@@ -167,11 +169,11 @@ def test_never_less_than_what_is_to_be_kept_and_never_looser_than_needed(
         limit = worse[0] if candidate.rule.synchronous else worse[1]
         return limit * min(1.0, candidate.every / steps / BYTES[candidate.dtype])
 
-    found, kept = choose(facts, predict, keep, ALL)
-    floor = keep * max(map(predict, every(facts, ALL)))
+    found, kept = choose(facts, predict, keep, ALL, overlap=overlap)
+    floor = keep * max(map(predict, every(facts, ALL, overlap=overlap)))
     assert kept == predict(found) >= floor
-    enough = [candidate for candidate in every(facts, ALL) if predict(candidate) >= floor]
-    assert found == min(enough, key=lambda c: (c.lag(overlap=True), not c.rule.synchronous, ALL.index(c.dtype)))
+    enough = [candidate for candidate in every(facts, ALL, overlap=overlap) if predict(candidate) >= floor]
+    assert found == min(enough, key=lambda c: (c.lag(overlap=overlap), not c.rule.synchronous, ALL.index(c.dtype)))
 
 
 @pytest.mark.parametrize(
@@ -199,7 +201,7 @@ def test_rounds_by_the_clock_may_be_short_though_longer_ones_keep_less() -> None
     def predict(candidate: Candidate) -> float:
         return kept.get(candidate.every, 0.9 if candidate.every < 1000 else 1.0)
 
-    found, _ = choose(some_facts(spread=1.0), predict)
+    found, _ = choose(some_facts(spread=1.0), predict, overlap=False)
     assert (found.rule.name, found.every) == ("anytime", 1)
 
 
@@ -266,8 +268,8 @@ def test_a_simulation_says_what_it_chose_and_is_the_run_with_these_settings(tmp_
 
 
 def test_speeds_that_change_are_foreseen(tmp_path: Path) -> None:
-    run = a_run(tmp_path / "run", trace=3, epochs=30)
-    assert re.match(r"auto: anytime, as speeds vary by \d\d %, an exchange every step", run.notices[0])
+    run = a_run(tmp_path / "run", trace=3, epochs=30, exchange={"overlap": False})
+    assert re.match(r"auto: anytime, as speeds vary by \d\d %, an exchange every", run.notices[0])
     assert run.summary["strategy"] == "anytime"
 
 

@@ -254,7 +254,7 @@ def test_the_table_of_the_documents_has_a_row_a_contender() -> None:
         "| contender | HL1 | HL8 |",
         "|---|---|---|",
         "| `a` | 2.50 | 3.00 |",
-        "| `b` | - | 1.10 |",
+        "| `b` | *60.0 %* | 1.10 |",
     ]
 
 

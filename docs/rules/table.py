@@ -27,9 +27,9 @@ Cards: {", ".join(f"[{name}]({name}.md)" for name in sorted(STRATEGIES))}.
 ## Time to accuracy on unequal workers
 
 The time until test accuracy first reaches a target, over that of an ideal: one worker with the sum of all speeds, whose
-batch and rate are tuned for it. 1.00 is the ideal, smaller is better; medians over seeds, fastest contender first. A
-dash: half of the runs or more miss the target in their budget. The rate falls linearly to 0 over the same
-epochs for all.
+batch and rate are tuned for it. 1.00 is the ideal, smaller is better; medians over seeds, fastest contender first.
+*In italics*, where half of the runs or more miss the target in their budget: their final accuracy. Nothing, where it
+was not measured. The rate falls linearly to 0 over the same epochs for all.
 
 The levels share 48 units of 80 samples/s among four workers:
 {", ".join(f"{level} {'/'.join(map(str, units))}" for level, units in LEVELS.items())}.

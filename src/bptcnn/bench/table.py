@@ -103,29 +103,36 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         rows: of ``table.json``, of one link and one protocol.
 
     Returns:
-        Lines of text; a dash where half of the runs or more miss the target, or there are none.
+        Lines of text. Where half of the runs or more miss the target it is the median of their final accuracies, and
+        nothing where there are no runs.
 
     Example:
         >>> row = {"rule": "agwu", "level": "HL1", "seconds_to_target": 9.0, "ratio": 1.5, "final_accuracy": 0.9}
-        >>> print(markdown([row]))
+        >>> missed = {"rule": "none", "level": "HL1", "seconds_to_target": None, "ratio": None, "final_accuracy": 0.8}
+        >>> print(markdown([row, missed]))
         | contender | HL1 |
         |---|---|
         | `agwu` | 1.50 |
+        | `none` | *80.0 %* |
     """
-    found = {(line.rule, line.level): line.ratio for line in lines(rows)}
+    found = {(line.rule, line.level): line for line in lines(rows)}
     levels = sorted({level for _, level in found})
     rules = sorted({rule for rule, _ in found}, key=lambda rule: _overall(found, rule, levels))
     head = [f"| contender | {' | '.join(levels)} |", f"|---|{'---|' * len(levels)}"]
-    return "\n".join(
-        head
-        + [
-            f"| `{rule}` | " + " | ".join(number(found.get((rule, level)), digits=2) for level in levels) + " |"
-            for rule in rules
-        ]
-    )
+    cells = ((rule, (_cell(found.get((rule, level))) for level in levels)) for rule in rules)
+    return "\n".join(head + [f"| `{rule}` | {' | '.join(row)} |" for rule, row in cells])
 
 
-def _overall(found: Mapping[tuple[str, str], float | None], rule: str, levels: Sequence[str]) -> tuple[int, float, str]:
-    """Sorts contenders: who misses fewest targets, then who takes least time over all levels."""
-    ratios = [found.get((rule, level)) for level in levels]
-    return sum(ratio is None for ratio in ratios), sum(ratio or 0.0 for ratio in ratios), rule
+def _cell(line: Line | None) -> str:
+    if line is None:
+        return ""
+    return f"*{percent(line.final_accuracy)}*" if line.ratio is None else number(line.ratio, digits=2)
+
+
+def _overall(
+    found: Mapping[tuple[str, str], Line], rule: str, levels: Sequence[str]
+) -> tuple[int, int, float, float, str]:
+    """Sorts contenders: who ran at most levels, who misses fewest targets, who takes least time, who comes closest."""
+    known = [found[rule, level] for level in levels if (rule, level) in found]
+    missed = [line.final_accuracy or 0.0 for line in known if line.ratio is None]
+    return -len(known), len(missed), sum(line.ratio or 0.0 for line in known), -sum(missed), rule

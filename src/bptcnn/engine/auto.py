@@ -126,7 +126,7 @@ def choose(
         6
     """
     cadences, dense = _cadences(facts), dtypes[-1]
-    longest = {rule: predict(Candidate(rule, cadences[-1], dense)) for rule in _rules(facts)}
+    longest = {rule: predict(Candidate(rule, cadences[-1], dense)) for rule in _rules(facts, overlap=overlap)}
     floor = keep * max(longest.values())
     shortest = ((rule, _shortest(rule, cadences, lambda one: predict(one) >= floor, dense)) for rule in longest)
     enough = (Candidate(rule, every, dense) for rule, every in shortest if every is not None)
@@ -151,9 +151,10 @@ def _shortest(rule: Rule, cadences: Sequence[int], enough: Callable[[Candidate],
     return cadences[high]
 
 
-def _rules(facts: Facts) -> tuple[Rule, ...]:
-    """Rounds, which end by the clock where somebody may suddenly be slower, and none."""
-    return (Anytime() if facts.spread > RESTLESS else LocalSgd(), AsyncLocalSgd(momentum=0.0))
+def _rules(facts: Facts, *, overlap: bool) -> tuple[Rule, ...]:
+    """Rounds, and none: a lease ahead makes up for who is slow just now, without one rounds end by the clock."""
+    by_the_clock = facts.spread > RESTLESS and not overlap
+    return (Anytime() if by_the_clock else LocalSgd(), AsyncLocalSgd(momentum=0.0))
 
 
 def _cadences(facts: Facts) -> list[int]:
