@@ -139,7 +139,7 @@ def test_an_evaluation_that_came_too_late_for_the_checkpoint_is_not_forgotten(fo
         await actor.push(a_push(await joined(actor)), FIRST)  # the first checkpoint is written when it joins
         await actor.evaluated(late, session=0)
         await actor.evaluated(undone, session=0)
-        actor._writer.shutdown()
+        actor._saves.close()
         actor._journal.close()
         actor._lock.close()
 
@@ -161,7 +161,7 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_and_training_goes_on(fo
         actor = server(folder)
         await actor.poll(FIRST)
         answer = await joined(actor)
-        actor._writer.shutdown()
+        actor._saves.close()
         notices = (await actor.poll(FIRST)).notices
         assert isinstance(answer, Send)
         return notices
