@@ -77,7 +77,8 @@ def section(name: str, record: Mapping[str, Any]) -> str:
     protocol = record["settings"]
     seeds = len({row["seed"] for row in record["table"]})
     trace = "" if protocol["trace"] is None else f", speeds that change (trace {protocol['trace']})"
-    title = f"### {protocol['model']} on {protocol['data']}, link {protocol['link']}{trace}"
+    real = ", on real processes" if protocol["engine"] == "ray" else ""
+    title = f"### {protocol['model']} on {protocol['data']}, link {protocol['link']}{trace}{real}"
     facts = (
         f"Target {protocol['target']:g}, {protocol['epochs']} epochs at most, {seeds} seed{'s' * (seeds > 1)}, "
         f"engine {protocol['engine']}; record `{name}`."
