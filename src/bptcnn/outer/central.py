@@ -92,9 +92,12 @@ class CentralCoordinator(Coordinator):
     def _send(self, member: Member, leases: list[Lease], now: float) -> Send:
         member.heard_s = now
         member.awaiting, member.base_version = False, self.model.version
-        sizes = self.setup.sizes
-        self.tally.bytes_pulled += sizes.pull if member.sequence else sizes.full
+        self.tally.bytes_pulled += self._pulls(member)
         return Send(member.worker, member.incarnation, self.model.version, self.model.weights, tuple(leases))
+
+    def _pulls(self, member: Member) -> int:
+        """What the weights in an answer weigh on their way."""
+        return self.setup.sizes.pull if member.sequence else self.setup.sizes.full
 
     # ----------------------------------------------------------------------------------- milestones
 

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from bptcnn.outer.central import CentralCoordinator
 from bptcnn.outer.coordinator import Setup
 from bptcnn.outer.members import Member
-from bptcnn.outer.messages import Command, Lease, Outcome, Pushed, Reduce, Reduced, Refuse, Send, Vector, WorkerJoined
+from bptcnn.outer.messages import Command, Lease, Outcome, Pushed, Reduce, Reduced, Refuse, Send, Vector
 from bptcnn.outer.pace import rhythm
 from bptcnn.outer.rules import Contribution
 
@@ -27,6 +27,9 @@ ATTEMPTS = 5
 
 ATTEMPTS_OF_A_SESSION = 1_000_000_000
 """Attempts of session s are numbered from s times this, so that no two sessions share a number."""
+
+MOST_TEAMS = 16
+"""Teams that stay connected, those that summed last: where shares are small, not all workers are in each round."""
 
 HISTORY = 32
 """Sums whose durations are remembered."""
@@ -48,14 +51,6 @@ class CollectiveCoordinator(CentralCoordinator):
         self._durations: deque[float] = deque(maxlen=HISTORY)
 
     # --------------------------------------------------------------------------------------- events
-
-    def _joined(self, event: WorkerJoined, now: float) -> list[Command]:
-        self._forget(event.worker)
-        return super()._joined(event, now)
-
-    def _lost(self, member: Member, reason: str, now: float) -> list[Command]:
-        self._forget(member.worker)
-        return super()._lost(member, reason, now)
 
     def _forget(self, worker: int) -> None:
         """What this life of the worker learned in the round is gone, unless it is in the sum already."""
@@ -134,7 +129,8 @@ class CollectiveCoordinator(CentralCoordinator):
             why = f"{ATTEMPTS} times the workers did not reach one another to sum their weights ({self._reason})"
             return self._finish("failed", f"{why}, which local-sgd does without", now)
         self._attempt += 1
-        since = self._connected.setdefault(team, self._attempt)
+        since = self._connected.pop(team, self._attempt)
+        self._connected = dict([*self._connected.items(), (team, since)][-MOST_TEAMS:])
         self._team, self._current, self._awaited, self._ordered_s = team, set(), set(workers), now
         for worker in workers:
             self.members[worker].heard_s, self.members[worker].awaiting = now, False
@@ -149,10 +145,10 @@ class CollectiveCoordinator(CentralCoordinator):
     def _send(self, member: Member, leases: list[Lease], now: float) -> Send:
         """All weights, but to those who have the sum."""
         answer = super()._send(member, leases, now)
-        if member.worker not in self._current:
-            return answer
-        self.tally.bytes_pulled -= self.setup.sizes.full  # which need not travel
-        return replace(answer, weights=None, summed=True)
+        return replace(answer, weights=None, summed=True) if member.worker in self._current else answer
+
+    def _pulls(self, member: Member) -> int:
+        return 0 if member.worker in self._current else self.setup.sizes.full
 
     # ----------------------------------------------------------------------------------- milestones
 

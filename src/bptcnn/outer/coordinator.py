@@ -154,7 +154,12 @@ class Coordinator(ABC):
         assert isinstance(event, StopRequested)
         return self._finish(event.outcome, event.reason, now)
 
+    def _forget(self, worker: int) -> None:
+        """A life of the worker is over: what it alone had is gone."""
+        return
+
     def _joined(self, event: WorkerJoined, now: float) -> list[Command]:
+        self._forget(event.worker)
         member = self.members.setdefault(event.worker, Member(event.worker))
         if member.record.dismissed:
             return [Refuse(event.worker, member.incarnation, "its data has been dealt to the others")]
@@ -195,6 +200,7 @@ class Coordinator(ABC):
 
     def _lost(self, member: Member, reason: str, now: float) -> list[Command]:
         """Return the worker's leases; start it anew, or give it up when that has been tried often enough."""
+        self._forget(member.worker)
         if member.record.dismissed:
             return []
         self.supply.take_back(member.worker)

@@ -24,7 +24,6 @@ from bptcnn.outer.messages import (
     SaveCheckpoint,
     Send,
     Vector,
-    WorkerJoined,
 )
 from bptcnn.outer.rules import Contribution
 from bptcnn.outer.rules.gossip import Peers
@@ -65,14 +64,6 @@ class GossipCoordinator(Coordinator):
         self._marked_version = 0
 
     # --------------------------------------------------------------------------------------- events
-
-    def _joined(self, event: WorkerJoined, now: float) -> list[Command]:
-        self._forget(event.worker)
-        return super()._joined(event, now)
-
-    def _lost(self, member: Member, reason: str, now: float) -> list[Command]:
-        self._forget(member.worker)
-        return super()._lost(member, reason, now)
 
     def _forget(self, worker: int) -> None:
         """What this life of the worker held is gone: its mass too, so that the mean is one of the others."""

@@ -209,7 +209,7 @@ class Reduce:
     Attributes:
         worker: who.
         incarnation: which life of that worker.
-        attempt: 1, 2, ... in a run.
+        attempt: its number, higher than all before.
         team: those who sum, in order; the first hands the sum in.
         since: the first attempt that is connected as this one is.
         scale: the factor of this worker's difference.

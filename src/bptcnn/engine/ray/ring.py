@@ -10,6 +10,7 @@ import ray
 import torch
 import torch.distributed
 
+from bptcnn.outer.collective import MOST_TEAMS
 from bptcnn.outer.messages import Reduce, Vector
 
 dist: Any = torch.distributed  # whose annotations leave half of it out
@@ -19,9 +20,6 @@ RETRY_S = 0.25
 
 LONGEST = 200
 """Characters of gloo's explanation that are passed on."""
-
-MOST_TEAMS = 16
-"""Teams to stay connected with: where shares are small, not all workers have a part in each round."""
 
 
 class MeetingPoint:
@@ -74,16 +72,14 @@ class Ring:
             return Summed(part)
         patience = timedelta(seconds=order.patience_s)
         try:
-            if order.since not in self._groups:
-                self._groups[order.since] = self._meet(order, patience)
+            group = self._groups.pop(order.since, None) or self._meet(order, patience)
             options = dist.AllreduceOptions()
             options.timeout = patience
-            self._groups[order.since].allreduce([torch.from_numpy(part)], options).wait()
+            group.allreduce([torch.from_numpy(part)], options).wait()
         except RuntimeError as error:  # gloo's own, of which it has no others
-            self._groups.pop(order.since, None)
             time.sleep(RETRY_S)
             return Summed(None, " ".join(str(error).split())[:LONGEST])
-        self._groups = dict(list(self._groups.items())[-MOST_TEAMS:])
+        self._groups = dict([*self._groups.items(), (order.since, group)][-MOST_TEAMS:])
         return Summed(part)
 
     def _meet(self, order: Reduce, patience: timedelta) -> Any:
