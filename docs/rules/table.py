@@ -40,7 +40,7 @@ speed, `allreduce-equal` equal ones, `default` is what `bptcnn train` does witho
     bptcnn bench rules --level HL8 --rules agwu,local-sgd   # some of it; --help has the rest
 
 Times are virtual, the arithmetic is real; repeated runs are equal to the last bit. Each contender runs with what served
-it best (`src/bptcnn/bench/tuned.toml`, which says what was tuned and what was not).
+it best (`src/bptcnn/bench/tuned.toml`, which says how that was found).
 """
 
 
