@@ -70,6 +70,22 @@ def test_without_overlap_a_forecast_is_steps_plus_the_way_there_and_back(steps: 
     assert throughput(config, 100_000, link, span=3 * lease) == pytest.approx(expected, rel=1e-3)
 
 
+def test_a_server_takes_one_push_after_the_other() -> None:
+    workers = {"count": 3, "speeds": (400.0, 400.0, 400.0)}
+    config = RunConfig(
+        strategy="local-sgd", allocation="dynamic", exchange={"every": 1, "overlap": False}, workers=workers
+    )
+    expected = 3 * 32 / (32 / 400 + 3 * 0.02)
+    assert throughput(config, 1000, Link(), span=3 * 32, handling_s=0.02) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_busy_server_is_asked_less_often() -> None:
+    """Four pushes of 5 ms each take 20 ms, and a step 12.5 ms: two steps hide them."""
+    busy = Facts(HL8, (Link(),) * 4, 1000, 32, 50_000, handling_s={"fp32": 5e-3, "bf16": 5e-3, "int8": 5e-3})
+    config, _ = settle(ASKED, busy)
+    assert (config.strategy, config.exchange.every) == (LocalSgd(), 2)
+
+
 @pytest.mark.parametrize("link", ["free", "100Mbit", "100Mbit,5ms", "2Mbit"])
 def test_the_choice_by_simulation_is_the_choice_by_formula(link: str) -> None:
     facts = some_facts(link)

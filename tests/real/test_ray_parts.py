@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -26,13 +26,14 @@ from bptcnn.engine.packing import Letter, WorkerEnd
 from bptcnn.engine.ray import evaluation, fate, past
 from bptcnn.engine.ray.cluster import cluster
 from bptcnn.engine.ray.evaluation import Evaluator
+from bptcnn.engine.ray.rehearsal import DeskActor, exchange
 from bptcnn.engine.ray.server import ServerActor
 from bptcnn.engine.ray.signals import StopSignals
 from bptcnn.errors import CheckpointError, ClusterError, RunFolderError, TrainingError
 from bptcnn.folder import RunFolder
 from bptcnn.models import FlatModel
 from bptcnn.outer.messages import Evaluate, Evaluated, Finish, Pushed, Refuse, Replace, Send
-from bptcnn.wire import Packed
+from bptcnn.wire import Dtype, Packed
 
 FIRST = np.zeros(4, np.float32)
 FAULTS = {"patience_s": 0.01, "first_s": 0.01, "slack": 1.0, "join_s": 60.0}
@@ -360,3 +361,36 @@ def test_a_folder_that_cannot_be_made_is_an_error_before_anything_starts(tmp_pat
     (tmp_path / "file").touch()
     with pytest.raises(RunFolderError, match="can't be used"):
         train(out=tmp_path / "file" / "run")
+
+
+class Scout:
+    """Pushes so often, in this process; or dies."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.versions: list[int] = []
+        self.exchange = self
+
+    async def remote(self, desk: DeskActor, dtype: Dtype, first: Letter[Send]) -> int:
+        if not self.times:
+            raise RuntimeError("it died")
+        own_loop = asyncio.new_event_loop()
+
+        def deliver(letter: Letter[Pushed]) -> Letter[Send]:
+            assert letter.vector is not None
+            answer = own_loop.run_until_complete(desk.exchange(letter.message, letter.vector))
+            self.versions.append(answer.message.version)
+            return answer
+
+        count = await asyncio.to_thread(exchange, dtype, first, deliver, lambda: len(self.versions) == self.times)
+        own_loop.close()
+        return count
+
+
+@pytest.mark.parametrize("dtype", get_args(Dtype))
+def test_a_rehearsal_is_all_exchange_whoever_dies(dtype: Dtype, tmp_path: Path) -> None:
+    desk, scout = DeskActor(2, FIRST, tmp_path), Scout(5)
+    for _ in range(2):  # each begins anew
+        scout.versions.clear()
+        assert 0 < asyncio.run(desk.rehearse(desk, dtype, [scout, Scout(0)])) < 1.0
+        assert scout.versions == [1, 2, 3, 4, 5]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import mean, quantiles
 from typing import NamedTuple, TypeAlias, get_args
 
@@ -39,6 +39,7 @@ class Facts:
         batch_size: samples of a local step.
         num_samples: of one epoch; no exchange is rarer than once in an epoch.
         spread: how much speeds change, see ``spread_of``.
+        handling_s: how long the server is busy with one exchange, by how weights travel; no time where nothing is said.
 
     Example:
         >>> facts = Facts((300.0, 100.0), (Link(), Link(12.5e6, 0.005)), num_weights=9, batch_size=32, num_samples=999)
@@ -52,6 +53,7 @@ class Facts:
     batch_size: int
     num_samples: int
     spread: float = 0.0
+    handling_s: Mapping[Dtype, float] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -69,7 +71,7 @@ class Candidate(NamedTuple):
 
     rule: Rule
     every: int
-    dtype: str
+    dtype: Dtype
 
     def span(self, facts: Facts) -> float:
         """Samples that all workers together train between two exchanges."""
@@ -101,7 +103,7 @@ Predict: TypeAlias = Callable[[Candidate], float]
 
 
 def choose(
-    facts: Facts, predict: Predict, keep: float = 0.97, dtypes: Sequence[str] = DTYPES, *, overlap: bool = True
+    facts: Facts, predict: Predict, keep: float = 0.97, dtypes: Sequence[Dtype] = DTYPES, *, overlap: bool = True
 ) -> Choice:
     """The tightest exchange that keeps enough of the best attainable throughput.
 
@@ -135,7 +137,7 @@ def choose(
     return next(Choice(one, kept) for one in tightest if (kept := predict(one)) >= floor)
 
 
-def _shortest(rule: Rule, cadences: Sequence[int], enough: Callable[[Candidate], bool], dtype: str) -> int | None:
+def _shortest(rule: Rule, cadences: Sequence[int], enough: Callable[[Candidate], bool], dtype: Dtype) -> int | None:
     """The shortest cadence at which a rule keeps enough; None if there is none."""
     if rule.timed:  # longer rounds do not always keep more: steps may fit them better or worse
         return next((every for every in cadences if enough(Candidate(rule, every, dtype))), None)
@@ -182,7 +184,8 @@ def settle(config: RunConfig, facts: Facts) -> tuple[RunConfig, str]:
             speeds = {"count": len(facts.speeds), "speeds": facts.speeds}
             # As a mapping, since what was measured need not be all workers.
             tried = RunConfig(**{**dict(_with(config, candidate)), "workers": speeds})
-            reached = throughput(tried, facts.num_weights, facts.slowest, candidate.span(facts))
+            handling_s = facts.handling_s.get(candidate.dtype, 0.0)
+            reached = throughput(tried, facts.num_weights, facts.slowest, candidate.span(facts), handling_s)
             known[candidate] = min(1.0, reached / facts.total)  # leases that end together may seem to do better
         return known[candidate]
 

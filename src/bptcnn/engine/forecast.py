@@ -83,7 +83,7 @@ class Weights(nn.Module):
         return images.new_zeros(len(images), 1)
 
 
-def throughput(config: RunConfig, num_weights: int, link: Link, span: float) -> float:
+def throughput(config: RunConfig, num_weights: int, link: Link, span: float, handling_s: float = 0.0) -> float:
     """The samples per second that a run of this configuration trains, once it is under way.
 
     Maths: ``(n_2 - n_1) / (t_2 - t_1)`` over two runs that differ only in length, so that what begins and ends a run
@@ -94,6 +94,7 @@ def throughput(config: RunConfig, num_weights: int, link: Link, span: float) -> 
         num_weights: length of the vectors that are exchanged.
         link: of each worker.
         span: samples that all workers together train between two exchanges.
+        handling_s: how long the server is busy with one exchange.
 
     Returns:
         Samples/s.
@@ -115,11 +116,11 @@ def throughput(config: RunConfig, num_weights: int, link: Link, span: float) -> 
     config = RunConfig(**_BARE, **kept, workers=workers, exchange=exchange)
     size = max(1, round(span / scale))
     more = min(max(MORE[0], PUSHES // config.workers.count), MORE[1])
-    short_s, long_s = (_seconds(config, num_weights, link, size * count) for count in (FIRST, FIRST + more))
+    short_s, long_s = (_seconds(config, num_weights, link, size * count, handling_s) for count in (FIRST, FIRST + more))
     return scale * size * more / (long_s - short_s)
 
 
-def _seconds(config: RunConfig, num_weights: int, link: Link, num_samples: int) -> float:
+def _seconds(config: RunConfig, num_weights: int, link: Link, num_samples: int, handling_s: float) -> float:
     """How long a run lasts, virtual seconds."""
     job = Job(config, partial(Weights, num_weights), Unseen(num_samples), Unseen(1), None)
     # In memory where there is a place for files: on a disk, making and deleting them would take most of the time.
@@ -128,7 +129,8 @@ def _seconds(config: RunConfig, num_weights: int, link: Link, num_samples: int) 
         tempfile.TemporaryDirectory(dir=place) as parent,
         RunFolder.create(f"{parent}/run", config.to_toml()) as folder,
     ):
-        summary = Simulation(job, folder, Silent(), link, FaultPlan(), timing_only=True).run().summary
+        simulation = Simulation(job, folder, Silent(), link, FaultPlan(), timing_only=True, handling_s=handling_s)
+        summary = simulation.run().summary
     if summary["outcome"] == "interrupted":
         raise KeyboardInterrupt
     return float(summary["train_seconds"])

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import harmonic_mean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bptcnn.engine.auto import Facts, spread_of
+from bptcnn.engine.auto import DTYPES, Facts, spread_of
 from bptcnn.engine.job import Job
+from bptcnn.engine.packing import Letter
+from bptcnn.engine.ray.cluster import this_node
 from bptcnn.engine.ray.failure import described
 from bptcnn.engine.ray.fate import die_with_parent
 from bptcnn.engine.ray.probe import step_speeds, throttle
+from bptcnn.engine.ray.rehearsal import DeskActor, exchange
 from bptcnn.engine.virtual import Link
 from bptcnn.errors import BptcnnError, ClusterError, ConfigError, WorkerError
 from bptcnn.inner.machine.devices import device_named
 from bptcnn.inner.machine.hardware import num_cores
 from bptcnn.inner.machine.memory import keep_memory
-from bptcnn.outer.messages import Vector
+from bptcnn.outer.messages import Pushed, Send, Vector
+from bptcnn.wire import Dtype
 
 NUM_STEPS = 6
 """Timed local steps of each worker at least; enough to see whether its speed changes."""
@@ -31,6 +38,9 @@ BUDGET_S = 1.0
 
 TRIPS = 3
 """How often the weights travel to a worker and back; the first trip, which opens connections, does not count."""
+
+REHEARSAL_S = 0.3
+"""How long workers push without steps in between, for each way in which weights may travel."""
 
 POLL_S = 0.2
 """Between two looks whether the user pressed Ctrl-C."""
@@ -75,6 +85,25 @@ class ScoutActor:
         """Send a vector back."""
         return vector
 
+    def exchange(self, desk: Any, dtype: Dtype, first: Letter[Send]) -> int:
+        """Push, without a step in between, as often as there is time.
+
+        Args:
+            desk: handle of the server's stand-in.
+            dtype: how vectors travel.
+            first: its first answer.
+
+        Returns:
+            How often.
+        """
+        until_s = time.monotonic() + REHEARSAL_S
+
+        def deliver(letter: Letter[Pushed]) -> Letter[Send]:
+            answer: Letter[Send] = ray.get(desk.exchange.remote(letter.message, letter.vector))
+            return answer
+
+        return exchange(dtype, first, deliver, lambda: time.monotonic() > until_s)
+
 
 def survey(job: Job, shared: Any, vector: Vector, per_machine: int, look_up: Callable[[], None]) -> Facts:
     """Measure workers and links, all at once, as they will be at work.
@@ -102,6 +131,7 @@ def survey(job: Job, shared: Any, vector: Vector, per_machine: int, look_up: Cal
         there = {worker: scouts[worker] for worker in speeds}
         short = _round_trips(there, vector[:1], until_s, look_up)
         long = _round_trips({worker: scouts[worker] for worker in short}, vector, until_s, look_up)
+        handling_s = _handling_s([scouts[worker] for worker in long], vector, until_s, look_up)
     finally:
         for scout in scouts.values():
             ray.kill(scout)
@@ -117,7 +147,27 @@ def survey(job: Job, shared: Any, vector: Vector, per_machine: int, look_up: Cal
         batch_size=job.config.batch_size,
         num_samples=len(job.train),
         spread=spread_of(speeds[worker][0] for worker in long),
+        handling_s=handling_s,
     )
+
+
+def _handling_s(
+    scouts: Sequence[Any], vector: Vector, until_s: float, look_up: Callable[[], None]
+) -> dict[Dtype, float]:
+    """How long the server is busy with one exchange, seconds, by how weights travel; as far as there is time."""
+    here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
+    actor: Any = ray.remote(DeskActor).options(num_cpus=0, max_restarts=0, scheduling_strategy=here)
+    found: dict[Dtype, float] = {}
+
+    with TemporaryDirectory() as path:
+        desk = actor.remote(len(scouts), vector, Path(path))
+        try:
+            for dtype in DTYPES:
+                for busy_s, _ in _answers({0: desk.rehearse.remote(desk, dtype, scouts)}, until_s, look_up).values():
+                    found[dtype] = busy_s
+        finally:
+            ray.kill(desk)
+    return found
 
 
 def _link(short_s: float, long_s: float, num_bytes: int) -> Link:

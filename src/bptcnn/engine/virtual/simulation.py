@@ -66,6 +66,7 @@ class Simulation:
         faults: what goes wrong, and when.
         timing_only: leave the arithmetic out.
         traces: how each worker's speed changes.
+        handling_s: how long the server is busy with one push and its answer, virtual seconds.
 
     Raises:
         ConfigError: the device that the user asked for is not there.
@@ -81,6 +82,7 @@ class Simulation:
         *,
         timing_only: bool,
         traces: Speeds = steady,
+        handling_s: float = 0.0,
     ) -> None:
         self._job, self._folder, self._observer = job, folder, observer
         self._timing_only, self._traces = timing_only, traces
@@ -90,7 +92,7 @@ class Simulation:
         device_named(self._device)  # which is there, or nothing is written
         self._clock = VirtualClock()
         self._model = FlatModel(job.network())
-        self._wires = Wires(self._clock, link, job, self._model.num_weights, self._deliver, self._hand)
+        self._wires = Wires(self._clock, link, job, self._model.num_weights, self._deliver, self._hand, handling_s)
         self._weights = None if timing_only else self._model.snapshot()
         self._journal = Journal(folder.events_path, folder.tensorboard_path, start_s=0.0)
         self._server: Server | None = self._start_server()

@@ -29,6 +29,7 @@ class Wires:
         num_weights: their length.
         deliver: hands a message and its sender to the server.
         hand: hands a parcel to a worker; tells whether it is there.
+        handling_s: how long the server is busy with a push and its answer; others wait in the order in which they came.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Wires:
         num_weights: int,
         deliver: Callable[[WorkerJoined | Pushed | Reported | Reduced, Process], None],
         hand: Callable[[int, Parcel], bool],
+        handling_s: float = 0.0,
     ) -> None:
         self._clock, self._deliver, self._hand = clock, deliver, hand
         self._meets, self._end = job.rule.meets, job.server_end()
@@ -47,6 +49,7 @@ class Wires:
         times = (link.transfer_s(size + CONTROL_BYTES) for size in job.sizes(num_weights))
         self._full_s, self._push_s, self._pull_s = times
         self._ring = Ring(clock, link, job.sizes(num_weights).full)
+        self._handling_s, self._free_s = handling_s, 0.0
         self._held_up_s: dict[int, float] = {}
         self._doubled: set[int] = set()
 
@@ -71,7 +74,7 @@ class Wires:
         copies = 2 if process.worker in self._doubled else 1
         self._doubled.discard(process.worker)
         for _ in range(copies):
-            self._clock.after(delay_s, partial(self._arrive, letter, process, process.life))
+            self._clock.after(delay_s, partial(self._queue, letter, process, process.life))
 
     def answer(self, process: Process, message: Send) -> None:
         """Carry leases, and weights where it has none of its own, to a process.
@@ -158,6 +161,14 @@ class Wires:
     def double(self, worker: int) -> None:
         """Let the worker's next push arrive twice."""
         self._doubled.add(worker)
+
+    def _queue(self, letter: Letter[Pushed], process: Process, life: int) -> None:
+        """A push has arrived: it is handled when those before it are."""
+        self._free_s = max(self._free_s, self._clock.now) + self._handling_s
+        if self._handling_s:
+            self._clock.at(self._free_s, partial(self._arrive, letter, process, life))
+        else:
+            self._arrive(letter, process, life)
 
     def _arrive(self, message: WorkerJoined | Reported | Reduced | Letter[Pushed], process: Process, life: int) -> None:
         """Deliver a message; a push outlives its process, but nothing outlives the server that it was sent to."""
