@@ -70,7 +70,7 @@ class Stopwatch(WorkerActor):
             Seconds of each kind.
         """
         self._learner = self._job.learner(self._job.network())
-        local = self._job.local_worker(self._learner)
+        local = self._job.local_worker(self._learner, self._worker)
         answer = self._ask("join", self._worker, self._measure()).result()
         assert isinstance(answer, Send)
         local.receive(answer.version, answer.weights, [work(lease) for lease in answer.leases])

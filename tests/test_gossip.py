@@ -31,6 +31,8 @@ RULES: list[dict[str, Any]] = [
     {"name": "gosgd", "p": 1.0},
     {"name": "gosgd", "p": 0.03},
     {"name": "none"},
+    {"name": "ad-psgd"},
+    {"name": "ad-psgd", "p": 1.0},
 ]
 
 
@@ -62,9 +64,9 @@ def closed(run: Run, total: int) -> bool:
 # --------------------------------------------------------------------------------------------- the worker's half
 
 
-def a_mixing(value: float, mass: float) -> tuple[Mixing, FlatModel]:
+def a_mixing(value: float, mass: float, answer_to: int | None = None) -> tuple[Mixing, FlatModel]:
     flat = FlatModel(nn.Linear(1, 1))
-    mixing = Mixing(flat)
+    mixing = Mixing(flat, answer_to)
     mixing.take(Parcel(mass, np.full(2, value, np.float32)))
     return mixing, flat
 
@@ -75,6 +77,28 @@ def test_two_workers_by_hand() -> None:
     receiver.take(sender.leave(halve=True))
     assert (sender.mass, receiver.mass) == (0.25, 0.75)
     assert flat.snapshot().tolist() == pytest.approx([4.0, 4.0])
+
+
+def test_an_exchange_both_ways_by_hand() -> None:
+    """Worker 0 at 8 with 1/2 and worker 1 at 2 with 1/4 come to (8/2 + 2/4) / (3/4) = 6, with 3/8 each."""
+    (asks, at), (answers, there) = a_mixing(8.0, 0.5, answer_to=0), a_mixing(2.0, 0.25, answer_to=1)
+    parcel = asks.leave(halve=True)
+    assert parcel.answer_to == 0
+    answer = answers.take(parcel)
+    assert answer == Parcel(0.125, pytest.approx([2.0, 2.0]), None)
+    assert asks.take(answer) is None
+    assert (asks.mass, answers.mass) == (0.375, 0.375)
+    assert (at.snapshot().tolist(), there.snapshot().tolist()) == ([6.0, 6.0], [6.0, 6.0])
+
+
+def test_no_answer_where_none_is_wanted_or_there_is_nothing_to_give() -> None:
+    (sender, _), (asks, _) = a_mixing(8.0, 0.5), a_mixing(8.0, 0.5, answer_to=3)
+    receiver, _ = a_mixing(2.0, 0.5)
+    assert receiver.take(sender.leave(halve=True)) is None
+    assert receiver.take(asks.leave(halve=True), answers=False) is None
+    assert asks.leave(halve=False).answer_to is None
+    assert Mixing(FlatModel(nn.Linear(1, 1))).take(asks.leave(halve=True)) is None
+    assert receiver.mass == 1.0
 
 
 def test_the_first_weights_are_taken_to_the_bit_and_read_only_memory_too() -> None:
@@ -104,16 +128,19 @@ def test_weights_that_are_no_numbers_are_not_sent() -> None:
     assert mixing.mass == 0.5
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans()), max_size=40))
-def test_no_message_changes_the_mass_or_the_weighted_sum(messages: list[tuple[int, int, bool]]) -> None:
-    workers = [a_mixing(float(2**w), 0.25) for w in range(4)]
+@pytest.mark.parametrize("answered", [False, True])
+@given(messages=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans()), max_size=40))
+def test_no_message_changes_the_mass_or_the_weighted_sum(messages: list[tuple[int, int, bool]], answered: bool) -> None:
+    workers = [a_mixing(float(2**w), 0.25, answer_to=w if answered else None) for w in range(4)]
     under_way: list[tuple[int, Parcel]] = []
     for sender, receiver, late in messages:
         parcel = workers[sender][0].leave(halve=True)
         if late:
             under_way.append((receiver, parcel))
         else:
-            workers[receiver][0].take(parcel)
+            answer = workers[receiver][0].take(parcel)
+            if answer is not None:
+                under_way.append((sender, answer))
         masses = [mixing.mass for mixing, _ in workers] + [parcel.mass for _, parcel in under_way]
         values = [float(flat.vector[0]) for _, flat in workers] + [float(p.weights[0]) for _, p in under_way]
         assert sum(masses) == pytest.approx(1.0, abs=1e-12)
@@ -225,7 +252,7 @@ def test_random_faults_lose_nothing(tmp_path: Path, block: int) -> None:
         rng = np.random.default_rng(seed)
         count = int(rng.integers(2, 6))
         config = a_config(
-            RULES[seed % 4],
+            RULES[seed % len(RULES)],
             ALLOCATIONS[rng.integers(3)],
             workers={"count": count, "speeds": tuple(map(float, rng.choice(PAPER_SPEEDS, size=count)))},
             exchange={"every": [1, 2, "epoch"][rng.integers(3)], "overlap": bool(rng.integers(2))},

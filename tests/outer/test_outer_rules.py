@@ -15,6 +15,7 @@ from bptcnn.outer.allocation import Allocation, Dynamic, ExchangeConfig, Idpa, U
 from bptcnn.outer.global_model import GlobalModel
 from bptcnn.outer.rules import (
     RULES,
+    AdPsgd,
     Agwu,
     AllReduce,
     Alone,
@@ -56,7 +57,7 @@ EVERY_RULE: list[Strategy] = [
     Easgd(),
     Eamsgd(moving_rate=0.3),
 ]
-AMONG_PEERS: list[Strategy] = [Alone(), Gosgd(), Gosgd(p=1.0, mean="plain")]
+AMONG_PEERS: list[Strategy] = [Alone(), AdPsgd(), Gosgd(), Gosgd(p=1.0, mean="plain")]
 """Rules without a server that merges; what they do in a run is the matter of ``tests/test_gossip.py``."""
 
 ONE_WORKER_ALONE: list[Strategy] = [

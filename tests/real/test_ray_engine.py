@@ -123,12 +123,13 @@ def test_workers_that_die_or_stand_still_are_replaced_and_nothing_is_lost(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_worker_that_dies_among_peers_takes_nothing_along_but_its_lease(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["ad-psgd", "gosgd"])
+def test_a_worker_that_dies_among_peers_takes_nothing_along_but_its_lease(tmp_path: Path, name: str) -> None:
     observer = Saboteur()
     observer.strike(0.3, signal.SIGKILL, "Worker", 0)
     exchange = {"dtype": "int8"}  # which is bf16 here
     workers = {"count": 3, "speeds": (2000.0, 1000.0, 1000.0)}
-    run = a_run(tmp_path, observer, strategy="gosgd", exchange=exchange, workers=workers)
+    run = a_run(tmp_path, observer, strategy=name, exchange=exchange, workers=workers)
     assert closed(run.summary, epochs=EPOCHS)
     assert sum(worker["replaced"] for worker in run.summary["workers"]) == 1
     assert all(worker["samples"] for worker in run.summary["workers"])
@@ -156,7 +157,7 @@ def test_workers_that_sum_lose_one_while_another_stands_still_and_sum_on(tmp_pat
     assert all(ordered == recorded for recorded, ordered in steps)
 
 
-@pytest.mark.parametrize("name", sorted(RULES.keys() - {"gosgd", "local-sgd"}))  # they are above
+@pytest.mark.parametrize("name", sorted(RULES.keys() - {"ad-psgd", "gosgd", "local-sgd"}))  # they are above
 def test_every_rule_trains_on_real_processes(tmp_path: Path, name: str) -> None:
     """A new rule is tested here by being one."""
     rule = {"name": name, **({"rate": 0.5} if name == "downpour" else {})}

@@ -36,6 +36,7 @@ CONTENDERS: Mapping[str, Settings] = {
     "easgd": {**_DYNAMIC, "strategy.name": "easgd", "optimizer.momentum": 0.0},
     "eamsgd": {**_DYNAMIC, "strategy.name": "eamsgd", "strategy.momentum": 0.9},
     "gosgd": {**_DYNAMIC, "strategy.name": "gosgd"},
+    "ad-psgd": {**_DYNAMIC, "strategy.name": "ad-psgd"},
     "none": {**_DYNAMIC, "strategy.name": "none"},
 }
 """Settings of each contender by dotted key; what tuned.toml says of it comes on top."""

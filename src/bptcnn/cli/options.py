@@ -55,8 +55,8 @@ FLAGS: Mapping[str, Flag] = {
         "strategy.name",
         str,
         "NAME",
-        "agwu, allreduce, anytime, async-local-sgd, auto, diloco, downpour, eamsgd, easgd, gosgd, local-sgd, "
-        "none or sgwu.",
+        "ad-psgd, agwu, allreduce, anytime, async-local-sgd, auto, diloco, downpour, eamsgd, easgd, gosgd, "
+        "local-sgd, none or sgwu.",
     ),
     "allocation": Flag("allocation.name", str, "NAME", "Who gets which data: uniform, idpa or dynamic."),
     "workers": Flag("workers.count", int, "N", "Number of workers."),

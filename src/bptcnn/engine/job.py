@@ -21,6 +21,7 @@ from bptcnn.models import FlatModel, ModelConfig, adopt, build, freeze, read_mod
 from bptcnn.outer.allocation import Plan, Uniform
 from bptcnn.outer.coordinator import Setup
 from bptcnn.outer.rules import Auto, Strategy
+from bptcnn.outer.rules.gossip import Peers
 from bptcnn.wire import Sizes
 
 Factory = ModelConfig | Callable[..., nn.Module]
@@ -94,13 +95,20 @@ class Job:
             device=device,
         )
 
-    def local_worker(self, learner: Learner | None) -> LocalWorker:
-        """A worker's side of the exchange, from a first answer on; without a learner it only keeps time."""
+    def local_worker(self, learner: Learner | None, worker: int) -> LocalWorker:
+        """A worker's side of the exchange, from a first answer on.
+
+        Args:
+            learner: does the arithmetic; None to keep time only.
+            worker: its number.
+        """
         config, flat = self.config, None if learner is None else learner.flat
         exchange = None
         if flat is not None and self.rule.meets != "peers":
             exchange = Exchange(flat, self.rule, summed=self.rule.meets == "team")
-        mixing = Mixing(flat) if self.rule.meets == "peers" else None
+        rule, mixing = self.rule, None
+        if isinstance(rule, Peers):
+            mixing = Mixing(flat, answer_to=worker if rule.answered else None)
         return LocalWorker(config.batch_size, self.optimizer, config.schedule, learner, exchange, mixing)
 
     def worker_end(self) -> WorkerEnd:

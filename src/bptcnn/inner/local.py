@@ -151,10 +151,17 @@ class LocalWorker:
         if self._exchange is not None:
             self._exchange.take_sum(total)
 
-    def take(self, parcel: Parcel) -> None:
-        """Take in what another worker sent, between two steps."""
+    def take(self, parcel: Parcel) -> Parcel | None:
+        """Take in what another worker sent, between two steps.
+
+        Args:
+            parcel: what came.
+
+        Returns:
+            The answer to it, if one is due; who has nothing left to do gives nothing away.
+        """
         assert self._mixing is not None
-        self._mixing.take(parcel)
+        return self._mixing.take(parcel, answers=self.holds_work)
 
     def share(self) -> Parcel:
         """Half of what the weights count for, with the weights, for a worker that has none."""

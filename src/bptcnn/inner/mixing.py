@@ -19,10 +19,12 @@ class Parcel(NamedTuple):
     Attributes:
         mass: alpha, from 0 to 1.
         weights: float32 [num_weights]; never written to.
+        answer_to: the worker that wants as much back; None for nobody.
     """
 
     mass: float
     weights: npt.NDArray[np.float32] | None
+    answer_to: int | None = None
 
 
 class Mixing:
@@ -33,6 +35,7 @@ class Mixing:
 
     Args:
         flat: the worker's network; None to keep the masses only.
+        answer_to: the worker's number, if it wants an answer to what it sends.
 
     Attributes:
         mass: alpha; a worker without any has yet to get weights.
@@ -44,13 +47,24 @@ class Mixing:
         (0.25, 0.25)
     """
 
-    def __init__(self, flat: FlatModel | None) -> None:
+    def __init__(self, flat: FlatModel | None, answer_to: int | None = None) -> None:
         self._flat = flat
+        self._answer_to = answer_to
         self.mass = 0.0
         self._left = Parcel(0.0, None)
 
-    def take(self, parcel: Parcel) -> None:
-        """Mix a parcel in."""
+    def take(self, parcel: Parcel, *, answers: bool = True) -> Parcel | None:
+        """Mix a parcel in.
+
+        Args:
+            parcel: what came.
+            answers: whether this worker answers; else it keeps all that it has.
+
+        Returns:
+            The answer, which is half of what this worker had, if one is wanted and there is something to give.
+        """
+        wanted = answers and parcel.answer_to is not None and self.mass > 0
+        answer = self.share() if wanted else None
         whole = self.mass + parcel.mass
         if self._flat is not None and parcel.weights is not None and whole > 0:
             theirs = torch.from_numpy(parcel.weights.copy()).to(self._flat.vector)
@@ -58,6 +72,7 @@ class Mixing:
         if not self.mass:
             self._left = Parcel(whole, parcel.weights)
         self.mass = whole
+        return answer
 
     def leave(self, *, halve: bool) -> Parcel:
         """What is sent at the end of a lease; it is also what ``report`` tells until the next.
@@ -76,12 +91,12 @@ class Mixing:
             raise DivergedError("the weights are no longer finite")
         self.mass /= 2 if halve else 1
         self._left = Parcel(self.mass, weights)
-        return self._left
+        return self._left._replace(answer_to=self._answer_to) if halve else self._left
 
     def share(self) -> Parcel:
-        """Half of the mass, with the weights as they are, for a worker that has none."""
+        """Half of the mass, with the weights as they are, for a worker that has none or less."""
         self.mass /= 2
-        self._left = Parcel(self.mass, self._left.weights)
+        self._left = self._left._replace(mass=self._left.mass / 2)
         return Parcel(self.mass, None if self._flat is None else self._flat.snapshot())
 
     def report(self, *, idle: bool) -> Parcel:

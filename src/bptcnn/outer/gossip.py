@@ -74,7 +74,8 @@ class GossipCoordinator(Coordinator):
             self._collection.reports.pop(worker, None)
 
     def _bytes_for(self, lease: Lease) -> int:
-        return 0 if lease.to is None else self.setup.sizes.push
+        ways = 2 if self._rule.answered else 1
+        return 0 if lease.to is None else ways * self.setup.sizes.push
 
     def _take_in(self, push: Pushed, lease: Lease) -> None:
         self._uncollected.append(lease)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from statistics import harmonic_mean
@@ -124,13 +125,12 @@ class WorkerActor:
 
     def _train(self, speed: float) -> Answer:
         """The life of one incarnation; returns what ended it."""
-        local, self._end = self._job.local_worker(self._learner), self._job.worker_end()
+        local, self._end = self._job.local_worker(self._learner, self._worker), self._job.worker_end()
         handle = ray.get_runtime_context().current_actor
         call: Future[Answer] | None = self._ask("join", self._worker, speed, handle)
         incarnation = 0
         while True:
-            for parcel in self._post.received():
-                local.take(parcel)
+            self._take_all(local, self._post.received())
             if call is not None and (local.idle or local.done or call.done()):
                 answer = call.result()
                 if isinstance(answer, Reduce):
@@ -160,8 +160,7 @@ class WorkerActor:
             return None
         waits = not local.holds_work
         if waits:
-            for parcel in self._post.settle():
-                local.take(parcel)
+            self._take_all(local, self._post.settle())
         message = reported(self._worker, answer.incarnation, local.report())
         call = self._ask("report", replace(message, weights=None), message.weights, waits=waits)
         return call if waits else None
@@ -175,14 +174,21 @@ class WorkerActor:
         message = Reduced(self._worker, order.incarnation, order.attempt, total is not None, None, reason)
         return self._ask("reduced", message, total if order.team[0] == self._worker else None)
 
-    def take(self, mass: float, weights: Wire) -> None:
+    def take(self, mass: float, weights: Wire, answer_to: int | None) -> None:
         """Another worker sends its weights; they are mixed in between two steps.
 
         Args:
             mass: what they count for.
             weights: as they travel, in shared memory.
+            answer_to: the worker that wants an answer.
         """
-        self._post.deliver(Parcel(mass, decode(weights)))
+        self._post.deliver(Parcel(mass, decode(weights), answer_to))
+
+    def _take_all(self, local: LocalWorker, parcels: Iterable[Parcel]) -> None:
+        for parcel in parcels:
+            answer = local.take(parcel)
+            if answer is not None and parcel.answer_to is not None:
+                self._post.send(parcel.answer_to, answer)
 
     def _ask(self, method: str, *arguments: Any, **named: Any) -> Future[Answer]:
         """Call the server in a thread of its own: packing and unpacking weights must not hold up the steps either."""

@@ -185,7 +185,9 @@ class Process:
             self._clock.at(self.frozen_until_s, lambda: self._advance(life))
             return
         for parcel in self._parcels:
-            self._local.take(parcel)
+            answer = self._local.take(parcel)
+            if answer is not None and parcel.answer_to is not None:
+                self._network.send(self, parcel.answer_to, answer)
         for letter in self._answers:
             self._receive(self._end.open(letter))
         self._parcels, self._answers = [], []

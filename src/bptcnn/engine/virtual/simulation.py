@@ -225,7 +225,7 @@ class Simulation:
         if not self._timing_only:
             learner = self._job.learner(self._job.network(), device=device_named(self._device, worker))
 
-        make_local = partial(self._job.local_worker, learner)
+        make_local = partial(self._job.local_worker, learner, worker)
         speed = self._traces(worker, self._speeds[worker])
         self._processes[worker] = Process(worker, speed, self._clock, self._wires, make_local, self._job.worker_end)
 

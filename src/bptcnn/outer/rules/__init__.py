@@ -18,12 +18,24 @@ from bptcnn.outer.rules.combine import combine
 from bptcnn.outer.rules.diloco import Diloco
 from bptcnn.outer.rules.downpour import Downpour
 from bptcnn.outer.rules.easgd import Eamsgd, Easgd
-from bptcnn.outer.rules.gossip import Alone, Gosgd
+from bptcnn.outer.rules.gossip import AdPsgd, Alone, Gosgd
 from bptcnn.outer.rules.local_sgd import LocalSgd
 from bptcnn.outer.rules.sgwu import Sgwu
 
 AnyRule: TypeAlias = (
-    Agwu | AllReduce | Alone | Anytime | AsyncLocalSgd | Diloco | Downpour | Eamsgd | Easgd | Gosgd | LocalSgd | Sgwu
+    AdPsgd
+    | Agwu
+    | AllReduce
+    | Alone
+    | Anytime
+    | AsyncLocalSgd
+    | Diloco
+    | Downpour
+    | Eamsgd
+    | Easgd
+    | Gosgd
+    | LocalSgd
+    | Sgwu
 )
 
 Strategy: TypeAlias = Annotated[AnyRule, Field(discriminator="name")]
@@ -33,6 +45,7 @@ AnyStrategy: TypeAlias = Annotated[AnyRule | Auto, Field(discriminator="name")]
 """What a recipe may ask for: an update rule, or that one be chosen."""
 
 RULES: dict[str, type[AnyRule]] = {
+    "ad-psgd": AdPsgd,
     "agwu": Agwu,
     "allreduce": AllReduce,
     "anytime": Anytime,
@@ -54,6 +67,7 @@ STRATEGIES: dict[str, type[AnyRule | Auto]] = dict(sorted({**RULES, "auto": Auto
 __all__ = [
     "RULES",
     "STRATEGIES",
+    "AdPsgd",
     "Agwu",
     "AllReduce",
     "Alone",

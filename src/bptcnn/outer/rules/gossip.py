@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,9 @@ class Peers(UpdateRule):
     """What rules share whose workers keep weights of their own: the global weights are a mean, taken now and then."""
 
     meets = "peers"
+
+    answered: ClassVar[bool] = False
+    """Whether who is sent weights sends its own back."""
 
     mean: Literal["weighted", "plain"] = "weighted"
     """How the workers' weights make the global ones: by their mass, or each as much as any other."""
@@ -41,7 +44,22 @@ class Peers(UpdateRule):
         return 0.0
 
 
-class Gosgd(Peers):
+class ByChance(Peers):
+    """What rules share whose workers send now and then, to somebody."""
+
+    p: float = Field(default=0.25, gt=0, le=1)
+    """The chance that a local step is followed by a message; it takes the place of ``exchange.every``."""
+
+    def message_rate(self, part: float) -> float:
+        """``p``, however fast the worker is (see ``Peers.message_rate``)."""
+        return self.p
+
+    def cadence(self, every: int | Literal["epoch"]) -> int | Literal["epoch"]:
+        """As long as chance has it (see ``UpdateRule.cadence``)."""
+        return "epoch"
+
+
+class Gosgd(ByChance):
     """GoSGD: after each local step, with probability p, half of a worker's mass goes to another one, with its weights.
 
     Maths: all workers begin at the same weights with alpha = 1 / m. Who sends halves its alpha and sends it along with
@@ -65,9 +83,6 @@ class Gosgd(Peers):
     name: Literal["gosgd"] = "gosgd"
     """Selects this rule."""
 
-    p: float = Field(default=0.25, gt=0, le=1)
-    """The chance that a local step is followed by a message; it takes the place of ``exchange.every``."""
-
     balanced: bool = True
     """Let all workers send equally often: p is the chance of a worker of mean speed, faster ones have less. ``false``:
     p for every step of every worker, as published."""
@@ -76,9 +91,31 @@ class Gosgd(Peers):
         """``p``, or p over the worker's part (see ``Peers.message_rate``)."""
         return min(1.0, self.p / part) if self.balanced else self.p
 
-    def cadence(self, every: int | Literal["epoch"]) -> int | Literal["epoch"]:
-        """As long as chance has it (see ``UpdateRule.cadence``)."""
-        return "epoch"
+
+class AdPsgd(ByChance):
+    """AD-PSGD: after each local step, with probability p, a worker and another one average their weights.
+
+    Maths: as ``Gosgd``, and whoever is sent (x_s, a_s) sends half of its own mass back with its weights before it mixes
+    that in. Without steps in between, both then have::
+
+        x = (alpha_i x_i + alpha_j x_j) / (alpha_i + alpha_j),    alpha = (alpha_i + alpha_j) / 2
+
+    so masses that differ draw level, and those that are equal stay so, 1 / m each, however fast who is. Nobody waits:
+    what a worker learns until the answer comes counts with the half that it kept. The answer leaves between two steps,
+    so it may hold steps of a lease that is not committed; should its sender die before it is, they are trained again.
+
+    Lian, Zhang, Zhang, Liu, "Asynchronous decentralized parallel stochastic gradient descent", ICML 2018 (arXiv
+    1710.06952), which averages both at one moment.
+
+    Example:
+        >>> AdPsgd(p=0.125).message_rate(2.0)  # a worker with twice the mean speed begins twice as many exchanges
+        0.125
+    """
+
+    answered = True
+
+    name: Literal["ad-psgd"] = "ad-psgd"
+    """Selects this rule."""
 
 
 class Alone(Peers):
