@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bptcnn.config import RunConfig
-from bptcnn.engine.auto import foreseen, settle
+from bptcnn.engine.auto import settle
+from bptcnn.engine.facts import foreseen
 from bptcnn.engine.observer import Observer, Silent
 from bptcnn.engine.virtual import FaultPlan, Link, Simulation, Speeds, changing, steady
 from bptcnn.folder import RunFolder

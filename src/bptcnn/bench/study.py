@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 
 from bptcnn.bench.contenders import own_settings
 from bptcnn.bench.crossing import crossing_s, median_s
-from bptcnn.bench.protocol import IDEAL, Protocol, speeds
+from bptcnn.bench.protocol import IDEAL, Protocol, Settings, speeds
 from bptcnn.bench.runs import Case, Played, Player, Tell
 from bptcnn.config import compose
 from bptcnn.engine.virtual import Link
+
+RARELY: Settings = {"exchange.every": 16}
+"""Of the ideal on real processes, where an exchange takes time: to one worker it makes no other difference."""
 
 Entry = tuple[str, str]
 """A contender, or the ideal, and a level."""
@@ -135,6 +138,8 @@ class Study:
         protocol = replace(self.protocol, stop_at_target=True) if stop else self.protocol
         settings = protocol.settings(rule, level, own_settings(rule, level, protocol.data, protocol.model))
         alone = rule == IDEAL
+        if alone and protocol.engine == "ray":
+            settings |= RARELY
         return Case(
             rule=rule,
             level=level,

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import mean, quantiles
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias, get_args
 
 from bptcnn.config import RunConfig
+from bptcnn.engine.facts import Facts
 from bptcnn.engine.forecast import throughput
-from bptcnn.engine.job import Job
-from bptcnn.engine.virtual import Link, Speeds
-from bptcnn.models import FlatModel
+from bptcnn.engine.virtual import Link
 from bptcnn.outer.allocation import Dynamic
 from bptcnn.outer.rules import Anytime, AsyncLocalSgd, Auto, LocalSgd
 from bptcnn.wire import Dtype
-
-RESTLESS = 0.2
-"""Speeds change if the middle half of repeated timings is wider than this part of their mean."""
-
-LOOKS = 32
-"""Moments at which the speeds of a simulation are looked at beforehand."""
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 """How weights may travel, from most bytes to fewest."""
@@ -28,67 +19,35 @@ DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 Rule: TypeAlias = LocalSgd | Anytime | AsyncLocalSgd
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a choice is made from.
+class Candidate(NamedTuple):
+    """Settings that may be chosen.
 
     Attributes:
-        speeds: of each worker, samples/s.
-        links: of each worker, to the server.
-        num_weights: length of the vectors that are exchanged.
-        batch_size: samples of a local step.
-        num_samples: of one epoch; no exchange is rarer than once in an epoch.
-        spread: how much speeds change, see ``spread_of``.
-        handling_s: how long the server is busy with one exchange, by how weights travel; no time where nothing is said.
-
-    Example:
-        >>> facts = Facts((300.0, 100.0), (Link(), Link(12.5e6, 0.005)), num_weights=9, batch_size=32, num_samples=999)
-        >>> facts.total, facts.slowest
-        (400.0, Link(bytes_per_s=12500000.0, latency_s=0.005))
+        rule: the update rule.
+        every: local steps between exchanges.
+        dtype: how weights travel.
+        overlap: whether workers train on meanwhile.
     """
-
-    speeds: tuple[float, ...]
-    links: tuple[Link, ...]
-    num_weights: int
-    batch_size: int
-    num_samples: int
-    spread: float = 0.0
-    handling_s: Mapping[Dtype, float] = field(default_factory=dict)
-
-    @property
-    def total(self) -> float:
-        """The sum of the speeds, samples/s."""
-        return sum(self.speeds)
-
-    @property
-    def slowest(self) -> Link:
-        """The link that takes longest for the weights: a round waits for it, and asynchronous workers are few."""
-        return max(self.links, key=lambda link: link.transfer_s(4 * self.num_weights))
-
-
-class Candidate(NamedTuple):
-    """Settings that may be chosen: update rule, local steps between exchanges, and how weights travel."""
 
     rule: Rule
     every: int
     dtype: Dtype
+    overlap: bool = True
 
     def span(self, facts: Facts) -> float:
         """Samples that all workers together train between two exchanges."""
         parts = [self.every * speed / max(facts.speeds) for speed in facts.speeds]
         return facts.batch_size * sum(parts if self.rule.synchronous else (max(1, round(part)) for part in parts))
 
-    def lag(self, *, overlap: bool) -> float:
+    @property
+    def lag(self) -> float:
         """How many local steps old the weights of others are by which a step is made, on average.
 
         In a round its own steps, half of them; without rounds about as many as others made since the weights were
         sent. A lease that is trained while messages travel comes on top of both.
-
-        Args:
-            overlap: whether there is such a lease.
         """
         own = (self.every - 1) / 2 if self.rule.synchronous else self.every
-        return own + self.every * overlap
+        return own + self.every * self.overlap
 
 
 class Choice(NamedTuple):
@@ -117,7 +76,7 @@ def choose(
         predict: what a candidate would keep.
         keep: part of the best throughput that is kept at least.
         dtypes: how weights may travel, from most bytes to fewest.
-        overlap: whether workers train on while messages travel.
+        overlap: whether workers may train on while messages travel.
 
     Returns:
         The choice.
@@ -127,36 +86,43 @@ def choose(
         >>> choose(facts, lambda candidate: min(1.0, candidate.every / 5), dtypes=["fp32"]).candidate.every
         6
     """
-    cadences, dense = _cadences(facts), dtypes[-1]
-    longest = {rule: predict(Candidate(rule, cadences[-1], dense)) for rule in _rules(facts, overlap=overlap)}
-    floor = keep * max(longest.values())
-    shortest = ((rule, _shortest(rule, cadences, lambda one: predict(one) >= floor, dense)) for rule in longest)
-    enough = (Candidate(rule, every, dense) for rule, every in shortest if every is not None)
-    chosen = min(enough, key=lambda one: one.lag(overlap=overlap))
+    rarest = [kind._replace(dtype=dtypes[-1]) for kind in _kinds(facts, overlap=overlap)]
+    floor = keep * max(map(predict, rarest))
+    shortest = (_shortest(kind, _cadences(facts), lambda one: predict(one) >= floor) for kind in rarest)
+    chosen = min((one for one in shortest if one is not None), key=lambda one: one.lag)
     tightest = (chosen._replace(dtype=dtype) for dtype in dtypes)
     return next(Choice(one, kept) for one in tightest if (kept := predict(one)) >= floor)
 
 
-def _shortest(rule: Rule, cadences: Sequence[int], enough: Callable[[Candidate], bool], dtype: Dtype) -> int | None:
-    """The shortest cadence at which a rule keeps enough; None if there is none."""
-    if rule.timed:  # longer rounds do not always keep more: steps may fit them better or worse
-        return next((every for every in cadences if enough(Candidate(rule, every, dtype))), None)
-    if not enough(Candidate(rule, cadences[-1], dtype)):
+def _shortest(kind: Candidate, cadences: Sequence[int], enough: Callable[[Candidate], bool]) -> Candidate | None:
+    """A candidate at the shortest cadence that keeps enough; None if there is none."""
+    tried = [kind._replace(every=every) for every in cadences]
+    if kind.rule.timed:  # longer rounds do not always keep more: steps may fit them better or worse
+        return next((one for one in tried if enough(one)), None)
+    if not enough(tried[-1]):
         return None
-    low, high = -1, len(cadences) - 1
+    low, high = -1, len(tried) - 1
     while high - low > 1:
         middle = (low + high) // 2
-        if enough(Candidate(rule, cadences[middle], dtype)):
+        if enough(tried[middle]):
             high = middle
         else:
             low = middle
-    return cadences[high]
+    return tried[high]
 
 
-def _rules(facts: Facts, *, overlap: bool) -> tuple[Rule, ...]:
-    """Rounds, and none: a lease ahead makes up for who is slow just now, without one rounds end by the clock."""
-    by_the_clock = facts.spread > RESTLESS and not overlap
-    return (Anytime() if by_the_clock else LocalSgd(), AsyncLocalSgd(momentum=0.0))
+def _kinds(facts: Facts, *, overlap: bool) -> list[Candidate]:
+    """Rounds and none, with a lease ahead and without, each at its longest cadence.
+
+    Where speeds change, rounds have a lease ahead, which makes up for who is slow just now, or else end by the clock.
+    """
+    every, free = _cadences(facts)[-1], AsyncLocalSgd(momentum=0.0)
+    rounds = Anytime() if facts.restless else LocalSgd()
+    ahead = [Candidate(rule, every, DTYPES[0]) for rule in (LocalSgd(), free)]
+    waiting = [Candidate(rule, every, DTYPES[0], overlap=False) for rule in (rounds, free)]
+    if not overlap:
+        return waiting
+    return ahead if facts.restless else ahead + waiting
 
 
 def _cadences(facts: Facts) -> list[int]:
@@ -194,38 +160,13 @@ def settle(config: RunConfig, facts: Facts) -> tuple[RunConfig, str]:
 
 
 def _with(config: RunConfig, candidate: Candidate) -> RunConfig:
-    exchange = {"every": candidate.every, "dtype": candidate.dtype}
+    exchange = {"every": candidate.every, "dtype": candidate.dtype, "overlap": candidate.overlap}
     return config.model_copy(
         update={
             "strategy": candidate.rule,
             "allocation": Dynamic(),
             "exchange": config.exchange.model_copy(update=exchange),
         }
-    )
-
-
-def foreseen(job: Job, speeds: Sequence[float], link: Link, traces: Speeds, horizon_s: float) -> Facts:
-    """The facts of a simulation, which need not be measured.
-
-    Args:
-        job: what is trained.
-        speeds: nominal, of each worker, samples/s.
-        link: of each worker.
-        traces: how speeds change.
-        horizon_s: expected length of the run, virtual seconds.
-    """
-    moments = [horizon_s * number / LOOKS for number in range(LOOKS)]
-    seen = [
-        [trace.samples_per_s(at_s) for at_s in moments]
-        for trace in (traces(worker, speed) for worker, speed in enumerate(speeds))
-    ]
-    return Facts(
-        speeds=tuple(map(mean, seen)),
-        links=(link,) * len(seen),
-        num_weights=FlatModel(job.network()).num_weights,
-        batch_size=job.config.batch_size,
-        num_samples=len(job.train),
-        spread=spread_of(seen),
     )
 
 
@@ -239,17 +180,18 @@ def sentence(choice: Choice, facts: Facts) -> str:
     Example:
         >>> facts = Facts((300.0, 100.0), (Link(12.5e6, 0.005),) * 2, num_weights=10, batch_size=32, num_samples=1437)
         >>> sentence(Choice(Candidate(LocalSgd(), 4, "bf16"), 0.984), facts)  # doctest: +NORMALIZE_WHITESPACE
-        'auto: local-sgd, an exchange every 4 steps in bf16: the tightest that keeps 98 % of 400 samples/s on links of
-        12.5 MB/s and 5 ms'
+        'auto: local-sgd, an exchange every 4 steps in bf16, overlapped: the tightest that keeps 98 % of 400 samples/s
+        on links of 12.5 MB/s and 5 ms'
     """
-    rule, every, dtype = choice.candidate
+    rule, every, dtype, overlap = choice.candidate
     why = "" if rule.synchronous else ", as rounds so short keep less"
     if isinstance(rule, Anytime):
         why = f", as speeds vary by {100 * facts.spread:.0f} %"
     steps = "step" if every == 1 else f"{every} steps"
     packed = "" if dtype == "fp32" else f" in {dtype}"
+    hidden = ", overlapped" if overlap else ""
     return (
-        f"auto: {rule.name}{why}, an exchange every {steps}{packed}: "
+        f"auto: {rule.name}{why}, an exchange every {steps}{packed}{hidden}: "
         f"the tightest that keeps {100 * choice.kept:.0f} % of {facts.total:,.0f} samples/s on {_named(facts.slowest)}"
     )
 
@@ -261,21 +203,3 @@ def _named(link: Link) -> str:
     if link.latency_s:
         parts.append(f"{1e3 * link.latency_s:.3g} ms")
     return f"links of {' and '.join(parts)}" if parts else "free links"
-
-
-def spread_of(timings: Iterable[Sequence[float]]) -> float:
-    """How much speeds change: the middle half of a worker's repeated timings over their mean, the worst worker's.
-
-    Args:
-        timings: repeated speeds or times of each worker, > 0, in any unit.
-
-    Example:
-        >>> round(spread_of([[1.0, 1.0, 1.0, 1.0, 9.0], [90.0, 100.0, 110.0]]), 2)
-        0.1
-    """
-    worst = 0.0
-    for values in timings:
-        if len(values) > 1:
-            low, _, high = quantiles(values, n=4, method="inclusive")
-            worst = max(worst, (high - low) / mean(values))
-    return worst

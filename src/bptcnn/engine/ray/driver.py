@@ -12,7 +12,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bptcnn import checkpoint
-from bptcnn.engine.auto import Facts, settle
+from bptcnn.engine.auto import settle
+from bptcnn.engine.facts import Facts
 from bptcnn.engine.job import Job
 from bptcnn.engine.observer import Observer, Result
 from bptcnn.engine.ray.cluster import cluster, this_node

@@ -14,7 +14,8 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bptcnn.engine.auto import DTYPES, Facts, spread_of
+from bptcnn.engine.auto import DTYPES
+from bptcnn.engine.facts import Facts, spread_of
 from bptcnn.engine.job import Job
 from bptcnn.engine.packing import Letter
 from bptcnn.engine.ray.cluster import this_node
