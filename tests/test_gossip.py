@@ -22,7 +22,7 @@ from bptcnn.engine.observer import Silent
 from bptcnn.engine.virtual import FaultPlan, Link, Simulation
 from bptcnn.errors import DivergedError, WorkersLostError
 from bptcnn.folder import RunFolder
-from bptcnn.inner import Mixing, Parcel
+from bptcnn.inner import Mixing, Parcel, Recipient
 from bptcnn.models import FlatModel
 
 IMPATIENT = {"patience_s": 0.1, "first_s": 0.1, "join_s": 5.0, "restarts": 20}
@@ -64,9 +64,9 @@ def closed(run: Run, total: int) -> bool:
 # --------------------------------------------------------------------------------------------- the worker's half
 
 
-def a_mixing(value: float, mass: float, answer_to: int | None = None) -> tuple[Mixing, FlatModel]:
+def a_mixing(value: float, mass: float, answers_to: int | None = None) -> tuple[Mixing, FlatModel]:
     flat = FlatModel(nn.Linear(1, 1))
-    mixing = Mixing(flat, answer_to)
+    mixing = Mixing(flat, answers_to)
     mixing.take(Parcel(mass, np.full(2, value, np.float32)))
     return mixing, flat
 
@@ -74,16 +74,16 @@ def a_mixing(value: float, mass: float, answer_to: int | None = None) -> tuple[M
 def test_two_workers_by_hand() -> None:
     """Worker 0 at 8 with 1/2 sends 1/4 to worker 1 at 2 with 1/2, which comes to (8/4 + 2/2) / (3/4) = 4."""
     (sender, _), (receiver, flat) = a_mixing(8.0, 0.5), a_mixing(2.0, 0.5)
-    receiver.take(sender.leave(halve=True))
+    receiver.take(sender.leave(Recipient(9)))
     assert (sender.mass, receiver.mass) == (0.25, 0.75)
     assert flat.snapshot().tolist() == pytest.approx([4.0, 4.0])
 
 
 def test_an_exchange_both_ways_by_hand() -> None:
     """Worker 0 at 8 with 1/2 and worker 1 at 2 with 1/4 come to (8/2 + 2/4) / (3/4) = 6, with 3/8 each."""
-    (asks, at), (answers, there) = a_mixing(8.0, 0.5, answer_to=0), a_mixing(2.0, 0.25, answer_to=1)
-    parcel = asks.leave(halve=True)
-    assert parcel.answer_to == 0
+    (asks, at), (answers, there) = a_mixing(8.0, 0.5, answers_to=0), a_mixing(2.0, 0.25, answers_to=1)
+    parcel = asks.leave(Recipient(9))
+    assert parcel.answer == Recipient(0, 0.5)
     answer = answers.take(parcel)
     assert answer == Parcel(0.125, pytest.approx([2.0, 2.0]), None)
     assert asks.take(answer) is None
@@ -91,13 +91,28 @@ def test_an_exchange_both_ways_by_hand() -> None:
     assert (at.snapshot().tolist(), there.snapshot().tolist()) == ([6.0, 6.0], [6.0, 6.0])
 
 
+@given(mass=st.floats(0.1, 1), other=st.floats(0.1, 1), parts=st.tuples(st.integers(1, 9), st.integers(1, 9)))
+def test_an_exchange_leaves_masses_in_proportion_and_both_at_one_point(
+    mass: float, other: float, parts: tuple[int, int]
+) -> None:
+    (asks, at), (answers, there) = a_mixing(8.0, mass, answers_to=0), a_mixing(2.0, other, answers_to=1)
+    parcel = asks.leave(Recipient(1, parts[1] / sum(parts)))
+    answer = answers.take(parcel)
+    assert answer is not None
+    asks.take(answer)
+    assert asks.mass + answers.mass == pytest.approx(mass + other)
+    assert asks.mass * parts[1] == pytest.approx(answers.mass * parts[0])
+    mean = (8.0 * mass + 2.0 * other) / (mass + other)
+    assert at.snapshot().tolist() + there.snapshot().tolist() == pytest.approx([mean] * 4, rel=1e-5)
+
+
 def test_no_answer_where_none_is_wanted_or_there_is_nothing_to_give() -> None:
-    (sender, _), (asks, _) = a_mixing(8.0, 0.5), a_mixing(8.0, 0.5, answer_to=3)
+    (sender, _), (asks, _) = a_mixing(8.0, 0.5), a_mixing(8.0, 0.5, answers_to=3)
     receiver, _ = a_mixing(2.0, 0.5)
-    assert receiver.take(sender.leave(halve=True)) is None
-    assert receiver.take(asks.leave(halve=True), answers=False) is None
-    assert asks.leave(halve=False).answer_to is None
-    assert Mixing(FlatModel(nn.Linear(1, 1))).take(asks.leave(halve=True)) is None
+    assert receiver.take(sender.leave(Recipient(9))) is None
+    assert receiver.take(asks.leave(Recipient(9)), answers=False) is None
+    assert asks.leave(None).answer is None
+    assert Mixing(FlatModel(nn.Linear(1, 1))).take(asks.leave(Recipient(9))) is None
     assert receiver.mass == 1.0
 
 
@@ -112,7 +127,7 @@ def test_the_first_weights_are_taken_to_the_bit_and_read_only_memory_too() -> No
 
 def test_a_report_is_of_the_last_push_unless_there_was_nothing_to_do_since() -> None:
     mixing, flat = a_mixing(8.0, 0.5)
-    mixing.leave(halve=True)
+    mixing.leave(Recipient(9))
     flat.vector.fill_(1.0)
     mixing.take(Parcel(0.25, np.full(2, 3.0, np.float32)))
     last, now = mixing.report(idle=False), mixing.report(idle=True)
@@ -124,17 +139,17 @@ def test_weights_that_are_no_numbers_are_not_sent() -> None:
     mixing, flat = a_mixing(8.0, 0.5)
     flat.vector[1] = float("inf")
     with pytest.raises(DivergedError, match=r"^the weights are no longer finite$"):
-        mixing.leave(halve=True)
+        mixing.leave(Recipient(9))
     assert mixing.mass == 0.5
 
 
 @pytest.mark.parametrize("answered", [False, True])
 @given(messages=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans()), max_size=40))
 def test_no_message_changes_the_mass_or_the_weighted_sum(messages: list[tuple[int, int, bool]], answered: bool) -> None:
-    workers = [a_mixing(float(2**w), 0.25, answer_to=w if answered else None) for w in range(4)]
+    workers = [a_mixing(float(2**w), 0.25, answers_to=w if answered else None) for w in range(4)]
     under_way: list[tuple[int, Parcel]] = []
     for sender, receiver, late in messages:
-        parcel = workers[sender][0].leave(halve=True)
+        parcel = workers[sender][0].leave(Recipient(9))
         if late:
             under_way.append((receiver, parcel))
         else:
@@ -203,6 +218,39 @@ def test_every_sample_is_trained_once_and_learned(tmp_path: Path, rule: dict[str
     assert run.summary["samples"]["returned"] == 0
     assert run.summary["test_accuracy"] > 0.85
     assert [point[1] for point in run.summary["time_to_accuracy"]][-1] == 2400
+
+
+class Means(Simulation):
+    """Keeps the masses of all workers, and of what they are about to take in, after each event."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.masses: list[list[float]] = []
+
+    def _step(self) -> bool:
+        going = super()._step()
+        self.masses.append(
+            [
+                process._local._mixing.mass + sum(parcel.mass for parcel in process._parcels)
+                for process in self._processes.values()
+            ]
+        )
+        return going
+
+
+@pytest.mark.parametrize("name", ["ad-psgd", "gosgd"])
+@pytest.mark.parametrize("batches", ["proportional", "equal"])
+def test_a_mass_is_in_proportion_to_the_steps(tmp_path: Path, name: str, batches: str) -> None:
+    config = a_config({"name": name}, exchange={"batches": batches}, epochs=8)
+    job = prepare(config, linear, DataPair(Blank(4000), Blank(4)))
+    with RunFolder.create(tmp_path / "run", "") as folder:
+        run = Means(job, folder, Silent(), Link(), FaultPlan(), timing_only=True)
+        run.run()
+    means = np.mean(run.masses, axis=0)
+    parts = np.array([8.0, 4.0, 2.0, 1.0] if batches == "proportional" else [8.0] * 4)
+    assert means / means.sum() == pytest.approx(
+        parts / parts.sum(), abs=0.01 if (name, batches) == ("ad-psgd", "proportional") else 0.06
+    )
 
 
 def test_messages_are_as_frequent_as_p_says(tmp_path: Path) -> None:

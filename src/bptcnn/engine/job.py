@@ -108,7 +108,7 @@ class Job:
             exchange = Exchange(flat, self.rule, summed=self.rule.meets == "team")
         rule, mixing = self.rule, None
         if isinstance(rule, Peers):
-            mixing = Mixing(flat, answer_to=worker if rule.answered else None)
+            mixing = Mixing(flat, answers_to=worker if rule.answered else None)
         return LocalWorker(config.batch_size, self.optimizer, config.schedule, learner, exchange, mixing)
 
     def worker_end(self) -> WorkerEnd:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from bptcnn.inner import Parcel
+from bptcnn.inner import Parcel, Recipient
 from bptcnn.inner.local import Finished, Work
 from bptcnn.outer.messages import Lease, Pushed, Reported
 
 
 def work(lease: Lease) -> Work:
     """What a worker needs to know of a lease."""
-    return Work(lease.id, lease.epoch, lease.indices, lease.progress, lease.span_s, lease.batch_size, lease.to)
+    to = None if lease.to is None else Recipient(*lease.to)
+    return Work(lease.id, lease.epoch, lease.indices, lease.progress, lease.span_s, lease.batch_size, to)
 
 
 def pushed(worker: int, incarnation: int, finished: Finished) -> Pushed:

@@ -11,7 +11,7 @@ cluster.
 from bptcnn.inner.exchange import Exchange
 from bptcnn.inner.learner import Learner, accuracy_of
 from bptcnn.inner.local import LocalWorker
-from bptcnn.inner.mixing import Mixing, Parcel
+from bptcnn.inner.mixing import Mixing, Parcel, Recipient
 from bptcnn.inner.optimizer import OptimizerConfig, ScheduleConfig
 from bptcnn.inner.step import TrainStep
 from bptcnn.inner.throttle import Throttle
@@ -23,6 +23,7 @@ __all__ = [
     "Mixing",
     "OptimizerConfig",
     "Parcel",
+    "Recipient",
     "ScheduleConfig",
     "Throttle",
     "TrainStep",

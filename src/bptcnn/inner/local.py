@@ -14,7 +14,7 @@ import numpy.typing as npt
 from bptcnn.errors import DivergedError
 from bptcnn.inner.exchange import Exchange, Vector
 from bptcnn.inner.learner import Learner
-from bptcnn.inner.mixing import Mixing, Parcel
+from bptcnn.inner.mixing import Mixing, Parcel, Recipient
 from bptcnn.inner.optimizer import OptimizerConfig, ScheduleConfig
 
 
@@ -29,7 +29,7 @@ class Work:
         progress: fraction of the run at its start and its end.
         span_s: seconds to train for at most, to the nearest step; what is left then goes back.
         batch_size: samples of a local step; None for the worker's own.
-        to: the worker that gets the weights when it is done, where workers exchange among themselves; None for nobody.
+        to: who gets the weights when it is done, where workers exchange among themselves; None for nobody.
     """
 
     id: int
@@ -38,7 +38,7 @@ class Work:
     progress: tuple[float, float]
     span_s: float = inf
     batch_size: int | None = None
-    to: int | None = None
+    to: Recipient | None = None
 
     def num_steps(self, batch_size: int) -> int:
         """Local steps over this lease: near-equal batches, so that none is too small to learn from."""
@@ -243,7 +243,7 @@ class LocalWorker:
             loss=self._loss / size,
             accuracy=self._quality(size),
             delta=self._outgoing(),
-            to=lease.to,
+            to=None if lease.to is None else lease.to.worker,
             parcel=self._parcel(lease),
         )
         self._leases.popleft()
@@ -273,7 +273,7 @@ class LocalWorker:
 
     def _parcel(self, lease: Work) -> Parcel | None:
         with self._located():
-            return self._mixing.leave(halve=lease.to is not None) if self._mixing else None
+            return self._mixing.leave(lease.to) if self._mixing else None
 
     @contextmanager
     def _located(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from bptcnn.outer.messages import (
     Lease,
     Outcome,
     Pushed,
+    Recipient,
     Reported,
     SaveCheckpoint,
     Send,
@@ -131,7 +132,8 @@ class GossipCoordinator(Coordinator):
         self._uncollected, self._collection = [], None
         present = [worker for worker, member in self.members.items() if member.present]
         self._holders = set(present)
-        self._founders = dict.fromkeys(present, 1 / max(1, len(present)))
+        steps = {worker: self.setup.plan.step_size(worker, self.speeds()) for worker in present}
+        self._founders = {worker: step / sum(steps.values()) for worker, step in steps.items()}
 
     def _greetings(self) -> dict[int, int]:
         """Who sends half of its weights to whom, as that one has none yet."""
@@ -152,16 +154,21 @@ class GossipCoordinator(Coordinator):
             leases += drawn
         return leases
 
-    def _next_message(self, worker: int) -> tuple[int | None, int | None]:
-        """After how many samples the worker sends its weights, and to whom."""
+    def _next_message(self, worker: int) -> tuple[int | None, Recipient | None]:
+        """After how many samples the worker sends its weights, and to whom.
+
+        What an exchange moves keeps masses in proportion to steps: then each sample counts as much as any other.
+        """
         others = sorted(other for other in self._holders - {worker} if self.members[other].present)
         speeds, plan = self.speeds(), self.setup.plan
-        paces = {other: speed / plan.step_size(other, speeds) for other, speed in speeds.items()}  # steps/s
+        steps = {other: plan.step_size(other, speeds) for other in speeds}
+        paces = {other: speed / steps[other] for other, speed in speeds.items()}  # steps/s
         rate = self._rule.message_rate(paces[worker] * len(paces) / sum(paces.values()))
         if not rate or not others:
             return None, None
         rng = np.random.default_rng((plan.seed, GOSSIP, self.supply.ledger.next_id))
-        return int(rng.geometric(rate)) * plan.step_size(worker, speeds), int(rng.choice(others))
+        to = int(rng.choice(others))
+        return int(rng.geometric(rate)) * steps[worker], Recipient(to, steps[to] / (steps[worker] + steps[to]))
 
     def _send(self, member: Member, leases: list[Lease], greet: int | None, now: float) -> Send:
         member.heard_s, member.awaiting, member.base_version = now, False, self.model.version

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bptcnn.outer.messages import Lease
+from bptcnn.outer.messages import Lease, Recipient
 
 SHARED = -1
 """Owner of the pool that any worker may draw from."""
@@ -116,7 +116,7 @@ class Ledger:
         progress: tuple[float, float] = (0.0, 0.0),
         span_s: float = inf,
         batch_size: int | None = None,
-        to: int | None = None,
+        to: Recipient | None = None,
     ) -> Lease:
         """Lease the next samples of a pool to a worker.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,13 @@ Vector: TypeAlias = npt.NDArray[np.float32]
 """All weights of a network, one flat float32 array; never written to once it is shared."""
 
 Outcome = Literal["finished", "interrupted", "diverged", "failed"]
+
+
+class Recipient(NamedTuple):
+    """Who gets the weights of another worker, and which part of what they count for goes with them."""
+
+    worker: int
+    share: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,7 @@ class Lease:
     progress: tuple[float, float]
     span_s: float = inf
     batch_size: int | None = None
-    to: int | None = None
+    to: Recipient | None = None
 
     @property
     def size(self) -> int:

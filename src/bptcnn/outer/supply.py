@@ -10,7 +10,7 @@ from typing import Any
 
 from bptcnn.outer.allocation import Allocation, Grant, Plan
 from bptcnn.outer.ledger import Ledger
-from bptcnn.outer.messages import Lease
+from bptcnn.outer.messages import Lease, Recipient
 
 
 class Supply:
@@ -84,7 +84,7 @@ class Supply:
         speeds: Mapping[int, float],
         *,
         limit: int | None = None,
-        to: int | None = None,
+        to: Recipient | None = None,
     ) -> list[Lease]:
         """Lease to these workers, together, what the allocation gives them next.
 
@@ -125,7 +125,7 @@ class Supply:
         grant: Grant,
         speeds: Mapping[int, float],
         span_s: float,
-        to: int | None,
+        to: Recipient | None,
     ) -> Lease:
         """Draw a lease and foresee which part of the run it spans: all workers advance while this one trains."""
         before, share = sum(lease.size for lease in self.held(worker)), speeds[worker] / sum(speeds.values())

@@ -68,8 +68,8 @@ class Post:
         try:
             handle = ray.get(self._server.peer.remote(to))
             if handle is not None and parcel.weights is not None:
-                ray.get(handle.take.remote(parcel.mass, encode(parcel.weights, self._dtype), parcel.answer_to))
+                ray.get(handle.take.remote(parcel.mass, encode(parcel.weights, self._dtype), parcel.answer))
                 return
         except ray.exceptions.RayError:
             pass  # it, or the server, died
-        self.deliver(parcel._replace(answer_to=None))
+        self.deliver(parcel._replace(answer=None))

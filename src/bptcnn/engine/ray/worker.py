@@ -23,7 +23,7 @@ from bptcnn.engine.ray.probe import step_speeds, throttle
 from bptcnn.engine.ray.ring import Ring
 from bptcnn.engine.translate import pushed, reported, work
 from bptcnn.errors import ConfigError, DivergedError, WorkerError
-from bptcnn.inner import LocalWorker, Parcel
+from bptcnn.inner import LocalWorker, Parcel, Recipient
 from bptcnn.inner.account import LastStep
 from bptcnn.inner.machine.devices import device_named
 from bptcnn.inner.machine.hardware import num_cores
@@ -174,21 +174,21 @@ class WorkerActor:
         message = Reduced(self._worker, order.incarnation, order.attempt, total is not None, None, reason)
         return self._ask("reduced", message, total if order.team[0] == self._worker else None)
 
-    def take(self, mass: float, weights: Wire, answer_to: int | None) -> None:
+    def take(self, mass: float, weights: Wire, answer: Recipient | None) -> None:
         """Another worker sends its weights; they are mixed in between two steps.
 
         Args:
             mass: what they count for.
             weights: as they travel, in shared memory.
-            answer_to: the worker that wants an answer.
+            answer: who wants an answer.
         """
-        self._post.deliver(Parcel(mass, decode(weights), answer_to))
+        self._post.deliver(Parcel(mass, decode(weights), answer))
 
     def _take_all(self, local: LocalWorker, parcels: Iterable[Parcel]) -> None:
         for parcel in parcels:
             answer = local.take(parcel)
-            if answer is not None and parcel.answer_to is not None:
-                self._post.send(parcel.answer_to, answer)
+            if answer is not None and parcel.answer is not None:
+                self._post.send(parcel.answer.worker, answer)
 
     def _ask(self, method: str, *arguments: Any, **named: Any) -> Future[Answer]:
         """Call the server in a thread of its own: packing and unpacking weights must not hold up the steps either."""

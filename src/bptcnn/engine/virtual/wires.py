@@ -139,7 +139,7 @@ class Wires:
 
         def arrive() -> None:
             if not self._hand(to, self._rounded(parcel)):
-                self._clock.after(self._short_s, partial(process.take, parcel._replace(answer_to=None), life))
+                self._clock.after(self._short_s, partial(process.take, parcel._replace(answer=None), life))
 
         self._clock.after(self._push_s, arrive)
 
