@@ -72,7 +72,12 @@ class Gosgd(ByChance):
 
     Where workers differ in speed the published form gives those least weight that learn most: who makes r steps a
     second halves its alpha p r times, so alpha settles at c / r, and the mean moves as fast as m workers of the
-    *harmonic* mean of the speeds would move it. Sending equally often, all keep 1 / m.
+    *harmonic* mean of the speeds would move it. Sending equally often, all keep 1 / m. Where steps are in proportion to
+    speed, so is alpha: of steps of b_s samples, who sends gives ``b_r / (b_s + b_r)`` instead of half, so that
+
+        b_s (b_r / (b_s + b_r)) = b_r (b_s / (b_r + b_s))
+
+    goes each way, and a sample counts as much as any other.
 
     Example:
         >>> reports = [Contribution(worker, None, 0, 0, 0.5, mass) for worker, mass in enumerate((0.75, 0.25))]
@@ -100,9 +105,10 @@ class AdPsgd(ByChance):
 
         x = (alpha_i x_i + alpha_j x_j) / (alpha_i + alpha_j),    alpha = (alpha_i + alpha_j) / 2
 
-    so masses that differ draw level, and those that are equal stay so, 1 / m each, however fast who is. Nobody waits:
-    what a worker learns until the answer comes counts with the half that it kept. The answer leaves between two steps,
-    so it may hold steps of a lease that is not committed; should its sender die before it is, they are trained again.
+    so masses that differ draw level, and those that are equal stay so, 1 / m each, however fast who is. (Where steps
+    differ in size, ``alpha_i = (alpha_i + alpha_j) b_i / (b_i + b_j)``.) Nobody waits: what a worker learns until the
+    answer comes counts with what it kept. The answer leaves between two steps, so it may hold steps of a lease that is
+    not committed; should its sender die before it is, they are trained again.
 
     Lian, Zhang, Zhang, Liu, "Asynchronous decentralized parallel stochastic gradient descent", ICML 2018 (arXiv
     1710.06952), which averages both at one moment.
