@@ -88,6 +88,18 @@ def test_a_busy_server_is_asked_less_often() -> None:
     assert (config.strategy, config.exchange.every) == (LocalSgd(), 2)
 
 
+def test_a_server_that_packs_slowly_is_not_asked_to() -> None:
+    slow = Facts(HL8, (Link(),) * 4, 352_000, 32, 50_000, handling_s={"fp32": 1e-3, "bf16": 4e-3, "int8": 6e-3})
+    config, _ = settle(ASKED, slow)
+    assert (config.exchange.every, config.exchange.dtype, config.exchange.overlap) == (1, "fp32", True)
+
+
+@pytest.mark.parametrize(("spread", "waits"), [(0.0, True), (0.03, True), (0.04, False), (0.5, False)])
+def test_nobody_waits_for_all_where_speeds_change(spread: float, waits: bool) -> None:
+    config, _ = settle(ASKED, some_facts(num_weights=1000, spread=spread))
+    assert (config.strategy, config.exchange.every, config.exchange.overlap) == (LocalSgd(), 1, not waits)
+
+
 @pytest.mark.parametrize("link", ["free", "100Mbit", "100Mbit,5ms", "2Mbit"])
 def test_the_choice_by_simulation_is_the_choice_by_formula(link: str) -> None:
     facts = some_facts(link)

@@ -84,8 +84,8 @@ def test_an_exchange_both_ways_by_hand() -> None:
     (asks, at), (answers, there) = a_mixing(8.0, 0.5, answers_to=0), a_mixing(2.0, 0.25, answers_to=1)
     parcel = asks.leave(Recipient(9))
     assert parcel.answer == Recipient(0, 0.5)
-    answer = answers.take(parcel)
-    assert answer == Parcel(0.125, pytest.approx([2.0, 2.0]), None)
+    to, answer = answers.take(parcel)
+    assert (to, answer) == (0, Parcel(0.125, pytest.approx([2.0, 2.0]), None))
     assert asks.take(answer) is None
     assert (asks.mass, answers.mass) == (0.375, 0.375)
     assert (at.snapshot().tolist(), there.snapshot().tolist()) == ([6.0, 6.0], [6.0, 6.0])
@@ -97,9 +97,7 @@ def test_an_exchange_leaves_masses_in_proportion_and_both_at_one_point(
 ) -> None:
     (asks, at), (answers, there) = a_mixing(8.0, mass, answers_to=0), a_mixing(2.0, other, answers_to=1)
     parcel = asks.leave(Recipient(1, parts[1] / sum(parts)))
-    answer = answers.take(parcel)
-    assert answer is not None
-    asks.take(answer)
+    asks.take(answers.take(parcel)[1])
     assert asks.mass + answers.mass == pytest.approx(mass + other)
     assert asks.mass * parts[1] == pytest.approx(answers.mass * parts[0])
     mean = (8.0 * mass + 2.0 * other) / (mass + other)
@@ -110,10 +108,9 @@ def test_no_answer_where_none_is_wanted_or_there_is_nothing_to_give() -> None:
     (sender, _), (asks, _) = a_mixing(8.0, 0.5), a_mixing(8.0, 0.5, answers_to=3)
     receiver, _ = a_mixing(2.0, 0.5)
     assert receiver.take(sender.leave(Recipient(9))) is None
-    assert receiver.take(asks.leave(Recipient(9)), answers=False) is None
     assert asks.leave(None).answer is None
     assert Mixing(FlatModel(nn.Linear(1, 1))).take(asks.leave(Recipient(9))) is None
-    assert receiver.mass == 1.0
+    assert receiver.mass == 0.75
 
 
 def test_the_first_weights_are_taken_to_the_bit_and_read_only_memory_too() -> None:
@@ -155,7 +152,8 @@ def test_no_message_changes_the_mass_or_the_weighted_sum(messages: list[tuple[in
         else:
             answer = workers[receiver][0].take(parcel)
             if answer is not None:
-                under_way.append((sender, answer))
+                assert answer[0] == sender
+                under_way.append(answer)
         masses = [mixing.mass for mixing, _ in workers] + [parcel.mass for _, parcel in under_way]
         values = [float(flat.vector[0]) for _, flat in workers] + [float(p.weights[0]) for _, p in under_way]
         assert sum(masses) == pytest.approx(1.0, abs=1e-12)
@@ -238,26 +236,45 @@ class Means(Simulation):
         return going
 
 
+def mean_masses(folder: Path, config: RunConfig, link: str = "free") -> np.ndarray:
+    job = prepare(config, linear, DataPair(Blank(4000), Blank(4)))
+    with RunFolder.create(folder, "") as created:
+        run = Means(job, created, Silent(), Link.parse(link), FaultPlan(), timing_only=True)
+        run.run()
+    means = np.mean(run.masses, axis=0)
+    return means / means.sum()
+
+
 @pytest.mark.parametrize("name", ["ad-psgd", "gosgd"])
 @pytest.mark.parametrize("batches", ["proportional", "equal"])
 def test_a_mass_is_in_proportion_to_the_steps(tmp_path: Path, name: str, batches: str) -> None:
-    config = a_config({"name": name}, exchange={"batches": batches}, epochs=8)
-    job = prepare(config, linear, DataPair(Blank(4000), Blank(4)))
-    with RunFolder.create(tmp_path / "run", "") as folder:
-        run = Means(job, folder, Silent(), Link(), FaultPlan(), timing_only=True)
-        run.run()
-    means = np.mean(run.masses, axis=0)
+    means = mean_masses(tmp_path / "run", a_config({"name": name}, exchange={"batches": batches}, epochs=8))
     parts = np.array([8.0, 4.0, 2.0, 1.0] if batches == "proportional" else [8.0] * 4)
-    assert means / means.sum() == pytest.approx(
-        parts / parts.sum(), abs=0.01 if (name, batches) == ("ad-psgd", "proportional") else 0.06
-    )
+    exact = (name, batches) == ("ad-psgd", "proportional")
+    assert means == pytest.approx(parts / parts.sum(), abs=0.01 if exact else 0.06)
+
+
+@pytest.mark.parametrize(("name", "most"), [("ad-psgd", 0.35), ("gosgd", 0.6)])
+def test_who_has_nothing_left_to_train_on_does_not_end_up_with_everything(
+    tmp_path: Path, name: str, most: float
+) -> None:
+    """With equal shares the fastest worker is through after an eighth of the time: it answers, or gets no more."""
+    means = mean_masses(tmp_path / "run", a_config({"name": name}, "uniform", epochs=8))
+    assert max(means) < most
+
+
+@pytest.mark.parametrize("link", ["free", "20ms"])
+def test_who_waits_for_its_next_lease_answers(tmp_path: Path, link: str) -> None:
+    config = a_config({"name": "ad-psgd"}, exchange={"overlap": False}, epochs=8)
+    parts = np.array([8.0, 4.0, 2.0, 1.0])
+    assert mean_masses(tmp_path / "run", config, link) == pytest.approx(parts / parts.sum(), abs=0.03)
 
 
 def test_messages_are_as_frequent_as_p_says(tmp_path: Path) -> None:
     run = play(tmp_path / "run", a_config({"name": "gosgd", "p": 0.2}, exchange={"batches": "equal"}), size=8000)
     steps, pushes = (sum(worker[key] for worker in run.summary["workers"]) for key in ("steps", "pushes"))
     assert 4000 <= steps < 4020  # a short lease at the end is a short step
-    assert pushes / steps == pytest.approx(0.2, abs=0.02)
+    assert pushes / steps == pytest.approx(0.2, abs=0.03)
 
 
 def test_a_worker_that_dies_takes_nothing_along_but_its_lease(tmp_path: Path) -> None:

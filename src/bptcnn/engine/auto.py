@@ -67,9 +67,9 @@ def choose(
     """The tightest exchange that keeps enough of the best attainable throughput.
 
     What is learned from old weights is learned more slowly, whether it is the rounds that are long or that there are
-    none. So the candidate of least lag is taken, rounds where there is no difference, and of its kind the one that is
-    compressed least. Throughput grows with compression and, but for rounds by the clock, with the cadence, which is
-    then found by bisection.
+    none. So the candidate of least lag is taken; where there is no difference, rounds, and what is compressed least.
+    (Compression is not always faster: packing takes the server's time.) Throughput grows with the cadence, which is
+    then found by bisection, but for rounds by the clock.
 
     Args:
         facts: of workers and links.
@@ -86,20 +86,22 @@ def choose(
         >>> choose(facts, lambda candidate: min(1.0, candidate.every / 5), dtypes=["fp32"]).candidate.every
         6
     """
-    rarest = [kind._replace(dtype=dtypes[-1]) for kind in _kinds(facts, overlap=overlap)]
-    floor = keep * max(map(predict, rarest))
-    shortest = (_shortest(kind, _cadences(facts), lambda one: predict(one) >= floor) for kind in rarest)
-    chosen = min((one for one in shortest if one is not None), key=lambda one: one.lag)
-    tightest = (chosen._replace(dtype=dtype) for dtype in dtypes)
-    return next(Choice(one, kept) for one in tightest if (kept := predict(one)) >= floor)
+    kinds = [kind._replace(dtype=dtype) for kind in _kinds(facts, overlap=overlap) for dtype in dtypes]
+    floor = keep * max(map(predict, kinds))
+    chosen: Candidate | None = None
+    for kind in kinds:
+        tried = [kind._replace(every=every) for every in _cadences(facts)]
+        tighter = [one for one in tried if chosen is None or one.lag < chosen.lag]
+        chosen = _shortest(tighter, lambda one: predict(one) >= floor) or chosen
+    assert chosen is not None, "the one that keeps most keeps enough"
+    return Choice(chosen, predict(chosen))
 
 
-def _shortest(kind: Candidate, cadences: Sequence[int], enough: Callable[[Candidate], bool]) -> Candidate | None:
-    """A candidate at the shortest cadence that keeps enough; None if there is none."""
-    tried = [kind._replace(every=every) for every in cadences]
-    if kind.rule.timed:  # longer rounds do not always keep more: steps may fit them better or worse
+def _shortest(tried: Sequence[Candidate], enough: Callable[[Candidate], bool]) -> Candidate | None:
+    """Of candidates that only differ in their cadence, in its order, the first that keeps enough; None if none does."""
+    if tried and tried[0].rule.timed:  # longer rounds do not always keep more: steps may fit them better or worse
         return next((one for one in tried if enough(one)), None)
-    if not enough(tried[-1]):
+    if not tried or not enough(tried[-1]):
         return None
     low, high = -1, len(tried) - 1
     while high - low > 1:
@@ -114,15 +116,15 @@ def _shortest(kind: Candidate, cadences: Sequence[int], enough: Callable[[Candid
 def _kinds(facts: Facts, *, overlap: bool) -> list[Candidate]:
     """Rounds and none, with a lease ahead and without, each at its longest cadence.
 
-    Where speeds change, rounds have a lease ahead, which makes up for who is slow just now, or else end by the clock.
+    Rounds that wait for all are for steady speeds. Else a lease ahead makes up for who is slow just now; where there
+    may be none, rounds end by the clock.
     """
     every, free = _cadences(facts)[-1], AsyncLocalSgd(momentum=0.0)
-    rounds = Anytime() if facts.restless else LocalSgd()
-    ahead = [Candidate(rule, every, DTYPES[0]) for rule in (LocalSgd(), free)]
-    waiting = [Candidate(rule, every, DTYPES[0], overlap=False) for rule in (rounds, free)]
+    waiting = Candidate(free, every, DTYPES[0], overlap=False)
     if not overlap:
-        return waiting
-    return ahead if facts.restless else ahead + waiting
+        return [waiting._replace(rule=Anytime() if facts.restless else LocalSgd()), waiting]
+    ahead = [Candidate(rule, every, DTYPES[0]) for rule in (LocalSgd(), free)]
+    return [*ahead, *([waiting._replace(rule=LocalSgd())] if facts.steady else []), waiting]
 
 
 def _cadences(facts: Facts) -> list[int]:

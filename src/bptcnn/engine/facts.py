@@ -14,6 +14,9 @@ from bptcnn.wire import Dtype
 RESTLESS = 0.2
 """Speeds change if the middle half of repeated timings is wider than this part of their mean."""
 
+STEADY = 0.03
+"""Speeds are steady if it is narrower than this part: rounds that wait for all lose about as much as that."""
+
 LOOKS = 32
 """Moments at which the speeds of a simulation are looked at beforehand."""
 
@@ -51,8 +54,13 @@ class Facts:
         return sum(self.speeds)
 
     @property
+    def steady(self) -> bool:
+        """Whether speeds change too little to wait for anybody."""
+        return self.spread <= STEADY
+
+    @property
     def restless(self) -> bool:
-        """Whether speeds change too much for rounds that wait for all."""
+        """Whether speeds change so much that rounds should end by the clock, unless something makes up for it."""
         return self.spread > RESTLESS
 
     @property

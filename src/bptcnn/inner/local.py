@@ -151,17 +151,17 @@ class LocalWorker:
         if self._exchange is not None:
             self._exchange.take_sum(total)
 
-    def take(self, parcel: Parcel) -> Parcel | None:
+    def take(self, parcel: Parcel) -> tuple[int, Parcel] | None:
         """Take in what another worker sent, between two steps.
 
         Args:
             parcel: what came.
 
         Returns:
-            The answer to it, if one is due; who has nothing left to do gives nothing away.
+            Who gets an answer to it, and the answer, if one is due.
         """
         assert self._mixing is not None
-        return self._mixing.take(parcel, answers=self.holds_work)
+        return self._mixing.take(parcel)
 
     def share(self) -> Parcel:
         """Half of what the weights count for, with the weights, for a worker that has none."""

@@ -1,4 +1,4 @@
-"""A worker's side of gossip: its weights have a mass, which it shares with others by sending half of it along."""
+"""A worker's side of gossip: its weights have a mass, and a part of it goes with each message."""
 
 from __future__ import annotations
 
@@ -61,18 +61,17 @@ class Mixing:
         self.mass = 0.0
         self._left = Parcel(0.0, None)
 
-    def take(self, parcel: Parcel, *, answers: bool = True) -> Parcel | None:
+    def take(self, parcel: Parcel) -> tuple[int, Parcel] | None:
         """Mix a parcel in.
 
         Args:
             parcel: what came.
-            answers: whether this worker answers; else it keeps all that it has.
 
         Returns:
-            The answer, which is a part of what this worker had, if one is wanted and there is something to give.
+            Who gets an answer, and the answer: a part of what this worker had. None where none is wanted.
         """
-        wanted = parcel.answer if answers and self.mass > 0 else None
-        answer = None if wanted is None else self.share(wanted.share)
+        wanted = parcel.answer if self.mass > 0 else None
+        answer = None if wanted is None else (wanted.worker, self.share(wanted.share))
         whole = self.mass + parcel.mass
         if self._flat is not None and parcel.weights is not None and whole > 0:
             theirs = torch.from_numpy(parcel.weights.copy()).to(self._flat.vector)

@@ -33,6 +33,9 @@ from bptcnn.outer.supply import by_worker
 GOSSIP = 0x60551F
 """Seeds the draws of this module apart from all others."""
 
+STANDSTILL = 3
+"""What is missing from the mean is lost once so many collections in a row did not bring it."""
+
 
 @dataclass
 class Collection:
@@ -60,7 +63,7 @@ class GossipCoordinator(Coordinator):
         self._founders: dict[int, float] = {}  # who is about to get the global weights, and the mass to go with them
         self._uncollected: list[Lease] = []  # committed, but not in the global weights
         self._collection: Collection | None = None
-        self._collected_mass = 0.0
+        self._collected_mass, self._standstill = 0.0, 0
         self._evaluation_due = self._checkpoint_due = False
         self._marked_version = 0
 
@@ -159,7 +162,7 @@ class GossipCoordinator(Coordinator):
 
         What an exchange moves keeps masses in proportion to steps: then each sample counts as much as any other.
         """
-        others = sorted(other for other in self._holders - {worker} if self.members[other].present)
+        others = [other for other in sorted(self._holders - {worker}) if self._gives_back(self.members[other])]
         speeds, plan = self.speeds(), self.setup.plan
         steps = {other: plan.step_size(other, speeds) for other in speeds}
         paces = {other: speed / steps[other] for other, speed in speeds.items()}  # steps/s
@@ -169,6 +172,12 @@ class GossipCoordinator(Coordinator):
         rng = np.random.default_rng((plan.seed, GOSSIP, self.supply.ledger.next_id))
         to = int(rng.choice(others))
         return int(rng.geometric(rate)) * steps[worker], Recipient(to, steps[to] / (steps[worker] + steps[to]))
+
+    def _gives_back(self, member: Member) -> bool:
+        """Whether mass that goes there comes back some day: who has nothing left to train on only answers."""
+        begun = member.worker not in self._founders and member.record.pushes > 0
+        over = begun and member.awaiting and not self.supply.held(member.worker)
+        return member.present and (self._rule.answered or not over)
 
     def _send(self, member: Member, leases: list[Lease], greet: int | None, now: float) -> Send:
         member.heard_s, member.awaiting, member.base_version = now, False, self.model.version
@@ -203,7 +212,8 @@ class GossipCoordinator(Coordinator):
             self._holders.clear()  # who had weights has died before sharing them
             return
         for contribution in collection.reports.values():
-            self.model.add(contribution)
+            if contribution.mass:  # else its first weights are still on their way
+                self.model.add(contribution)
         self.model.merge({})
         self.tally.bytes_pushed += len(collection.reports) * self.setup.sizes.full
         later = {lease.id for leases in collection.since.values() for lease in leases}
@@ -212,10 +222,15 @@ class GossipCoordinator(Coordinator):
         self._wait_for_messages(sum(report.mass for report in collection.reports.values()))
 
     def _wait_for_messages(self, mass: float) -> None:
-        """At the end, ask again while messages may be under way: what they carry would be missing from the mean."""
-        missing = self._rule.message_rate(1.0) and mass < 1 - 1e-9 and mass != self._collected_mass
+        """At the end, ask again while messages may be under way: what they carry would be missing from the mean.
+
+        Who died may have taken it along, so that it never comes. But an answer as large as its message leaves the mass
+        as it was, twice: while the one is under way, then the other.
+        """
+        self._standstill = self._standstill + 1 if mass == self._collected_mass else 0
         self._collected_mass = mass
-        if self.supply.exhausted and missing:
+        missing = self._rule.message_rate(1.0) and mass < 1 - 1e-9
+        if self.supply.exhausted and missing and self._standstill < STANDSTILL:
             self._collect()
 
     # ----------------------------------------------------------------------------------- milestones

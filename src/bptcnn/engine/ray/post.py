@@ -30,7 +30,7 @@ class Post:
 
     def __init__(self, server: Any, dtype: Dtype) -> None:
         self._server, self._dtype = server, dtype
-        self._box: SimpleQueue[Parcel] = SimpleQueue()
+        self._box: SimpleQueue[Parcel | None] = SimpleQueue()
         self._postman = ThreadPoolExecutor(1)
         self._under_way: list[Future[None]] = []
 
@@ -42,10 +42,16 @@ class Post:
         """Take out all that is there."""
         with suppress(Empty):
             while True:
-                yield self._box.get_nowait()
+                parcel = self._box.get_nowait()
+                if parcel is not None:
+                    yield parcel
+
+    def wake(self) -> None:
+        """Let who waits look around; from any thread."""
+        self._box.put(None)
 
     def wait(self) -> None:
-        """Wait for a parcel, a moment at most; it stays in the box."""
+        """Wait for a parcel or to be woken, a moment at most; the parcel stays in the box."""
         with suppress(Empty):
             self._box.put(self._box.get(timeout=NAP_S))
 

@@ -75,9 +75,9 @@ class DeskActor:
         """
         first, began_s = self._open(dtype), time.process_time()
         calls = (scout.exchange.remote(here, dtype, first[worker]) for worker, scout in enumerate(scouts))
-        counts = await asyncio.gather(*calls, return_exceptions=True)
+        await asyncio.gather(*calls, return_exceptions=True)
         self._journal.close()
-        return (time.process_time() - began_s) / max(1, sum(count for count in counts if isinstance(count, int)))
+        return (time.process_time() - began_s) / max(1, self._count)
 
     async def exchange(self, message: Pushed, delta: Wire) -> Letter[Send]:
         """Take a push and answer it, as ``ServerActor.push``.
@@ -86,11 +86,13 @@ class DeskActor:
             message: all but the difference.
             delta: as it travels.
         """
+        self._count += 1
         commands = self._server.handle(self._end.open(Letter(message, delta)), time.monotonic())
         return next(self._end.pack(command) for command in commands if isinstance(command, Send))
 
     def _open(self, dtype: Dtype) -> dict[int, Letter[Send]]:
         """Begin anew; each worker's first answer."""
+        self._count = 0
         job = _rehearsed(self._num_workers, len(self._weights), dtype)
         coordinator = coordination.begin(job.setup(num_weights=len(self._weights), session=0), self._weights)
         self._journal = Journal(self._path / f"{dtype}.jsonl", self._path / dtype, time.time())

@@ -43,6 +43,9 @@ TRIPS = 3
 REHEARSAL_S = 0.3
 """How long workers push without steps in between, for each way in which weights may travel."""
 
+PATIENCE_S = 20.0
+"""How long all of that may take; on slow links it is the links that count, not the server."""
+
 POLL_S = 0.2
 """Between two looks whether the user pressed Ctrl-C."""
 
@@ -132,15 +135,15 @@ def survey(job: Job, shared: Any, vector: Vector, per_machine: int, look_up: Cal
         there = {worker: scouts[worker] for worker in speeds}
         short = _round_trips(there, vector[:1], until_s, look_up)
         long = _round_trips({worker: scouts[worker] for worker in short}, vector, until_s, look_up)
-        handling_s = _handling_s([scouts[worker] for worker in long], vector, until_s, look_up)
+        if not long:
+            raise ClusterError(
+                f"none of {workers.count} workers could be measured within {job.config.faults.join_s:g} s: "
+                "choose a rule with --strategy, or raise faults.join_s"
+            )
+        handling_s = _handling_s([scouts[worker] for worker in long], vector, look_up)
     finally:
         for scout in scouts.values():
             ray.kill(scout)
-    if not long:
-        raise ClusterError(
-            f"none of {workers.count} workers could be measured within {job.config.faults.join_s:g} s: "
-            "choose a rule with --strategy, or raise faults.join_s"
-        )
     return Facts(
         speeds=tuple(harmonic_mean(speeds[worker][0]) for worker in long),
         links=tuple(_link(short[worker], long[worker], 2 * vector.nbytes) for worker in long),
@@ -152,20 +155,19 @@ def survey(job: Job, shared: Any, vector: Vector, per_machine: int, look_up: Cal
     )
 
 
-def _handling_s(
-    scouts: Sequence[Any], vector: Vector, until_s: float, look_up: Callable[[], None]
-) -> dict[Dtype, float]:
-    """How long the server is busy with one exchange, seconds, by how weights travel; as far as there is time."""
+def _handling_s(scouts: Sequence[Any], vector: Vector, look_up: Callable[[], None]) -> dict[Dtype, float]:
+    """How long the server is busy with one exchange, seconds, by how weights travel; nothing if that takes too long."""
     here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
     actor: Any = ray.remote(DeskActor).options(num_cpus=0, max_restarts=0, scheduling_strategy=here)
     found: dict[Dtype, float] = {}
-
-    with TemporaryDirectory() as path:
-        desk = actor.remote(len(scouts), vector, Path(path))
+    with TemporaryDirectory(ignore_cleanup_errors=True) as path:  # a desk that is ended early may be writing yet
+        desk, until_s = actor.remote(len(scouts), vector, Path(path)), time.monotonic() + PATIENCE_S
         try:
             for dtype in DTYPES:
-                for busy_s, _ in _answers({0: desk.rehearse.remote(desk, dtype, scouts)}, until_s, look_up).values():
-                    found[dtype] = busy_s
+                answers = _answers({0: desk.rehearse.remote(desk, dtype, scouts)}, until_s, look_up)
+                if not answers:
+                    return {}
+                found[dtype] = answers[0][0]
         finally:
             ray.kill(desk)
     return found

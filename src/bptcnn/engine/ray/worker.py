@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from statistics import harmonic_mean
@@ -78,6 +78,7 @@ class WorkerActor:
         self._throttle = throttle(samples_per_s)
         self._messenger = ThreadPoolExecutor(1)
         self._post = Post(server, parcel_dtype(job.config.exchange.dtype))
+        self._mixes = job.rule.meets == "peers"
         self._ring = Ring(server, worker)
         self._end = job.worker_end()
         self._device = torch.device("cpu")
@@ -125,13 +126,16 @@ class WorkerActor:
 
     def _train(self, speed: float) -> Answer:
         """The life of one incarnation; returns what ended it."""
+        for _ in self._post.received():
+            pass  # of an earlier life of the server, which this one knows nothing of
         local, self._end = self._job.local_worker(self._learner, self._worker), self._job.worker_end()
         handle = ray.get_runtime_context().current_actor
         call: Future[Answer] | None = self._ask("join", self._worker, speed, handle)
         incarnation = 0
         while True:
             self._take_all(local, self._post.received())
-            if call is not None and (local.idle or local.done or call.done()):
+            waits = local.idle or local.done
+            if call is not None and (call.done() or (waits and not self._mixes)):
                 answer = call.result()
                 if isinstance(answer, Reduce):
                     call = self._sum(local, answer)
@@ -140,13 +144,13 @@ class WorkerActor:
                     call = self._receive(local, answer)
                 else:
                     return answer
-            elif local.done:
+            elif local.done and call is None:
                 finished = local.finish()
                 call = self._push(pushed(self._worker, incarnation, finished))
                 if finished.to is not None and finished.parcel is not None:
                     self._post.send(finished.to, finished.parcel)
-            elif local.idle:
-                self._post.wait()  # for the first weights
+            elif waits:
+                self._post.wait()  # for the server, or for another worker, who may want an answer
             else:
                 self._step(local)
 
@@ -179,7 +183,7 @@ class WorkerActor:
 
         Args:
             mass: what they count for.
-            weights: as they travel, in shared memory.
+            weights: as they travel.
             answer: who wants an answer.
         """
         self._post.deliver(Parcel(mass, decode(weights), answer))
@@ -187,19 +191,25 @@ class WorkerActor:
     def _take_all(self, local: LocalWorker, parcels: Iterable[Parcel]) -> None:
         for parcel in parcels:
             answer = local.take(parcel)
-            if answer is not None and parcel.answer is not None:
-                self._post.send(parcel.answer.worker, answer)
+            if answer is not None:
+                self._post.send(*answer)
 
     def _ask(self, method: str, *arguments: Any, **named: Any) -> Future[Answer]:
         """Call the server in a thread of its own: packing and unpacking weights must not hold up the steps either."""
-        return self._messenger.submit(lambda: self._opened(getattr(self._server, method).remote(*arguments, **named)))
+        return self._submit(lambda: self._opened(getattr(self._server, method).remote(*arguments, **named)))
 
     def _push(self, push: Pushed) -> Future[Answer]:
         def call() -> Answer:
             letter = self._end.pack(push)
             return self._opened(self._server.push.remote(letter.message, letter.vector))
 
-        return self._messenger.submit(call)
+        return self._submit(call)
+
+    def _submit(self, call: Callable[[], Answer]) -> Future[Answer]:
+        submitted = self._messenger.submit(call)
+        if self._mixes:
+            submitted.add_done_callback(lambda _: self._post.wake())
+        return submitted
 
     def _opened(self, call: Any) -> Answer:
         answer = ray.get(call)

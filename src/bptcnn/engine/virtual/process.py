@@ -186,8 +186,8 @@ class Process:
             return
         for parcel in self._parcels:
             answer = self._local.take(parcel)
-            if answer is not None and parcel.answer is not None:
-                self._network.send(self, parcel.answer.worker, answer)
+            if answer is not None:
+                self._network.send(self, *answer)
         for letter in self._answers:
             self._receive(self._end.open(letter))
         self._parcels, self._answers = [], []
