@@ -131,7 +131,7 @@ class ServerActor:
 
         Args:
             message: all but the difference.
-            delta: as it travels, in shared memory; None where it does not come here.
+            delta: as it travels; None where it does not come here.
 
         Returns:
             Weights and leases, once the merge is done and there is work.
@@ -143,7 +143,7 @@ class ServerActor:
 
         Args:
             message: all but the weights.
-            weights: float32 [num_weights], in shared memory.
+            weights: float32 [num_weights].
             waits: whether it has nothing else to do.
 
         Returns:
@@ -161,7 +161,7 @@ class ServerActor:
 
         Args:
             message: all but the sum.
-            total: the sum, float32 [num_weights], in shared memory, from the first of the team.
+            total: the sum, float32 [num_weights], from the first of the team.
 
         Returns:
             Leases, once the sum counts; or the order to sum again.
