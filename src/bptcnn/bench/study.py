@@ -16,8 +16,8 @@ from bptcnn.config import compose
 from bptcnn.engine.virtual import Link
 
 RARELY: Settings = {"exchange.every": 16}
-"""Of the ideal on real processes, where an exchange takes time; to one worker it makes no other difference than that it is
-evaluated up to so many steps late."""
+"""Of the ideal on real processes, where an exchange takes time; to one worker it makes no other difference than that
+it is evaluated up to so many steps late."""
 
 Entry = tuple[str, str]
 """A contender, or the ideal, and a level."""

@@ -23,7 +23,8 @@ ENVIRONMENT: Mapping[str, str] = {
 }
 """Set where the user has set nothing: joins need a token, nothing is sent home, workers see the GPUs there are, and
 what has less than 400 kB travels with the call. (From 100 kB on Ray would use shared memory, which costs a small
-network 2 ms an exchange; at 600 kB both take as long. In a cluster that the user started, processes heed its environment.)"""
+network 2 ms an exchange; at 600 kB both take as long. In a cluster that was running before, its own environment
+counts.)"""
 
 SLOTS_PER_WORKER = 8
 """Logical CPUs of a local cluster for each worker: a replacement must not wait for the slot of a hung process."""
