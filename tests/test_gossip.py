@@ -208,6 +208,26 @@ def test_the_masses_of_workers_and_messages_are_always_one(tmp_path: Path, rule:
     assert result.summary["test_accuracy"] > 0.85
 
 
+def test_what_comes_back_from_nobody_is_not_answered(tmp_path: Path) -> None:
+    """A worker that takes its own parcel for another one's would answer itself, for ever."""
+    returned: list[Parcel] = []
+
+    class Returns(Simulation):
+        def _hand(self, worker: int, parcel: Parcel) -> bool:
+            if parcel.answer is None:
+                return super()._hand(worker, parcel)
+            process = self._processes[parcel.answer.worker]
+            take = process.take
+            process.take = lambda parcel, life: (returned.append(parcel), take(parcel, life))  # type: ignore[assignment]
+            return False
+
+    job = prepare(a_config({"name": "ad-psgd"}), linear, DataPair(Blank(600), Blank(4)))
+    with RunFolder.create(tmp_path / "run", "") as folder:
+        Returns(job, folder, Silent(), Link(), FaultPlan(), timing_only=True).run()
+    assert len(returned) > 10
+    assert {parcel.answer for parcel in returned} == {None}
+
+
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_every_sample_is_trained_once_and_learned(tmp_path: Path, rule: dict[str, Any], allocation: str) -> None:

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
 import pytest
+import ray
 from jobs import Clouds, linear
 from real.processes import command, title_of, until
 
@@ -26,11 +28,13 @@ from bptcnn.engine.packing import Letter, WorkerEnd
 from bptcnn.engine.ray import evaluation, fate, past
 from bptcnn.engine.ray.cluster import cluster
 from bptcnn.engine.ray.evaluation import Evaluator
+from bptcnn.engine.ray.post import Post
 from bptcnn.engine.ray.rehearsal import DeskActor, exchange
 from bptcnn.engine.ray.server import ServerActor
 from bptcnn.engine.ray.signals import StopSignals
 from bptcnn.errors import CheckpointError, ClusterError, RunFolderError, TrainingError
 from bptcnn.folder import RunFolder
+from bptcnn.inner import Parcel, Recipient
 from bptcnn.models import FlatModel
 from bptcnn.outer.messages import Evaluate, Evaluated, Finish, Pushed, Refuse, Replace, Send
 from bptcnn.wire import Dtype, Packed
@@ -394,3 +398,13 @@ def test_a_rehearsal_is_all_exchange_whoever_dies(dtype: Dtype, tmp_path: Path) 
         scout.versions.clear()
         assert 0 < asyncio.run(desk.rehearse(desk, dtype, [scout, Scout(0)])) < 1.0
         assert scout.versions == [1, 2, 3, 4, 5]
+
+
+def test_a_parcel_that_nobody_takes_comes_back_and_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "get", lambda handle: handle)
+    server = SimpleNamespace(peer=SimpleNamespace(remote=lambda worker: None))
+    post = Post(server, "fp32")
+    post.send(1, Parcel(0.25, FIRST, Recipient(0)))
+    post.wake()
+    assert list(post.settle()) == [Parcel(0.25, FIRST, None)]
+    assert list(post.received()) == []
