@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from bptcnn.config import RunConfig
-from bptcnn.engine.forecast import Unseen, Weights
+from bptcnn.engine.forecast import FOR_EVER_S, Unseen, Weights
 from bptcnn.engine.job import Job
 from bptcnn.engine.journal import Journal
 from bptcnn.engine.packing import Letter, WorkerEnd
@@ -31,8 +31,6 @@ RULE = AsyncLocalSgd(momentum=0.0)
 NUM_SAMPLES = 1_000_000
 """More exchanges, of one sample each, than fit into a rehearsal."""
 
-_FOR_EVER_S = 1e9
-
 
 def _rehearsed(num_workers: int, num_weights: int, dtype: Dtype) -> Job:
     """A job that is all exchange: a push after each sample."""
@@ -43,7 +41,7 @@ def _rehearsed(num_workers: int, num_weights: int, dtype: Dtype) -> Job:
         allocation={"name": "dynamic"},
         strategy=RULE,
         exchange={"every": 1, "dtype": dtype},
-        checkpoint={"every_s": _FOR_EVER_S},
+        checkpoint={"every_s": FOR_EVER_S},
     )
     return Job(config, partial(Weights, num_weights), Unseen(NUM_SAMPLES), Unseen(1), None)
 
@@ -105,17 +103,14 @@ class DeskActor:
 
 def exchange(
     dtype: Dtype, first: Letter[Send], deliver: Callable[[Letter[Pushed]], Letter[Send]], until: Callable[[], bool]
-) -> int:
-    """A worker's part: push, without a step in between, as often as there is time.
+) -> None:
+    """A worker's part: push, without a step in between, as often as there is time, at least once.
 
     Args:
         dtype: how vectors travel.
         first: its first answer.
         deliver: brings a push to the server and the answer back.
         until: whether the time is over.
-
-    Returns:
-        How often, at least once.
     """
     end = WorkerEnd(RULE, dtype)
     answer = end.open(first)
@@ -138,4 +133,3 @@ def exchange(
         )
         answer = end.open(deliver(end.pack(push)))
         leases.extend(answer.leases)
-    return count

@@ -89,16 +89,13 @@ class ScoutActor:
         """Send a vector back."""
         return vector
 
-    def exchange(self, desk: Any, dtype: Dtype, first: Letter[Send]) -> int:
+    def exchange(self, desk: Any, dtype: Dtype, first: Letter[Send]) -> None:
         """Push, without a step in between, as often as there is time.
 
         Args:
             desk: handle of the server's stand-in.
             dtype: how vectors travel.
             first: its first answer.
-
-        Returns:
-            How often.
         """
         until_s = time.monotonic() + REHEARSAL_S
 
@@ -106,7 +103,7 @@ class ScoutActor:
             answer: Letter[Send] = ray.get(desk.exchange.remote(letter.message, letter.vector))
             return answer
 
-        return exchange(dtype, first, deliver, lambda: time.monotonic() > until_s)
+        exchange(dtype, first, deliver, lambda: time.monotonic() > until_s)
 
 
 def survey(job: Job, shared: Any, vector: Vector, per_machine: int, look_up: Callable[[], None]) -> Facts:
