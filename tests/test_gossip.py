@@ -24,6 +24,7 @@ from bptcnn.errors import DivergedError, WorkersLostError
 from bptcnn.folder import RunFolder
 from bptcnn.inner import Mixing, Parcel, Recipient
 from bptcnn.models import FlatModel
+from bptcnn.outer.average import Average
 
 IMPATIENT = {"patience_s": 0.1, "first_s": 0.1, "join_s": 5.0, "restarts": 20}
 RULES: list[dict[str, Any]] = [
@@ -193,7 +194,7 @@ class Scales(Simulation):
 @pytest.mark.parametrize("link", ["free", "100kbit,20ms"])
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_the_masses_of_workers_and_messages_are_always_one(tmp_path: Path, rule: dict[str, Any], link: str) -> None:
-    config = a_config(rule)
+    config = a_config(rule, evaluation={"average": 0})
     job = prepare(config, linear, DataPair(Clouds.draw(600), Clouds.draw(100, seed=1)))
     with RunFolder.create(tmp_path / "run", "") as folder:
         scales = Scales(job, folder, Silent(), Link.parse(link), FaultPlan(), timing_only=False)
@@ -226,6 +227,15 @@ def test_what_comes_back_from_nobody_is_not_answered(tmp_path: Path) -> None:
         Returns(job, folder, Silent(), Link(), FaultPlan(), timing_only=True).run()
     assert len(returned) > 10
     assert {parcel.answer for parcel in returned} == {None}
+
+
+def test_the_average_follows_the_samples_that_were_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    followed: list[int] = []
+    monkeypatch.setattr(Average, "follow", lambda self, weights, num_samples: followed.append(num_samples))
+    run = play(tmp_path / "run", a_config({"name": "ad-psgd"}), timing_only=False)
+    assert followed == sorted(followed)
+    assert followed[-1] == 2400
+    assert {samples for _, samples, _ in run.summary["time_to_accuracy"]} <= set(followed)
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)

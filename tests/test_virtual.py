@@ -191,7 +191,14 @@ def plain_sgd(config: RunConfig, batches: list[np.ndarray], train: Clouds) -> di
 def test_one_worker_is_plain_sgd(tmp_path: Path, rule: dict[str, str], allocation: Any, overlap: bool) -> None:
     train = Clouds.draw(200)
     schedule = {"kind": "cosine", "warmup": 0}
-    config = a_config(rule, allocation, (100.0,), schedule=schedule, exchange={"every": 2, "overlap": overlap})
+    config = a_config(
+        rule,
+        allocation,
+        (100.0,),
+        schedule=schedule,
+        exchange={"every": 2, "overlap": overlap},
+        evaluation={"average": 0},
+    )
     run = training(tmp_path / "run", config, train)
     trained = run.model().state_dict()
     for name, value in plain_sgd(config, train.asked, train).items():

@@ -239,6 +239,7 @@ def test_after_a_crash_training_goes_on_from_the_restored_weights_alone(tmp_path
         optimizer={"momentum": 0, "lr": 0.1},
         schedule={"kind": "constant", "warmup": 0},
         checkpoint={"every_s": 0.5},
+        evaluation={"average": 0},
     )
     run = simulate(
         config, model=linear, data=(train, Clouds.draw(20)), out=tmp_path / "run", faults="crash@1.35", link="60ms"

@@ -190,8 +190,8 @@ def test_gamma_stays_near_a_quarter_for_four_unequal_workers(allocation: Allocat
     model, gammas = stage.coordinator.model, []
     merge = model.merge
 
-    def note(others: Mapping[int, Peer]) -> None:
-        merge(others)
+    def note(others: Mapping[int, Peer], num_samples: int) -> None:
+        merge(others, num_samples)
         gammas.extend(model.scales)
 
     model.merge = note
@@ -370,7 +370,7 @@ def test_what_a_rule_remembers_is_saved_and_taken_over() -> None:
             cut.resume(tree)
         for model in (whole, cut):
             model.add(push(0, version, delta=np.array([1.0, version], np.float32)))
-            model.merge(peers(version))
+            model.merge(peers(version), 64 * (version + 1))
     assert np.array_equal(whole.weights, cut.weights)
     assert whole.version == cut.version == 4
 
@@ -461,7 +461,7 @@ def test_a_round_is_merged_in_the_order_of_the_workers() -> None:
         model = GlobalModel(Sgwu(), np.zeros(2, np.float32))
         for worker in order:
             model.add(push(worker, delta=deltas[worker]))
-        model.merge(peers(0, 0, 0))
+        model.merge(peers(0, 0, 0), 192)
         ends.append(model.weights)
     assert np.array_equal(*ends)
     assert model.version == 1
@@ -471,5 +471,5 @@ def test_a_round_is_merged_in_the_order_of_the_workers() -> None:
 def test_timing_only_counts_versions_and_touches_no_weights() -> None:
     model = GlobalModel(Agwu(), None)
     model.add(push())
-    model.merge(peers(0, 0))
+    model.merge(peers(0, 0), 64)
     assert (model.version, model.weights, model.scales) == (1, None, [0.25])

@@ -311,7 +311,7 @@ def test_the_last_version_is_evaluated() -> None:
         stage = Stage(setup, SPEEDS, problem=Quadratic(480)).open().run()
         last = stage.commands(Evaluate)[-1]
         assert last.version == stage.coordinator.model.version
-        assert last.weights is stage.coordinator.model.weights
+        assert last.weights is stage.coordinator.model.average
         assert last.committed == 1440
         assert EvaluationConfig(every=0.7) == stage.coordinator.setup.evaluation
 

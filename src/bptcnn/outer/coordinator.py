@@ -91,7 +91,7 @@ class Coordinator(ABC):
 
     def __init__(self, setup: Setup, weights: Vector | None) -> None:
         self.setup = setup
-        self.model = GlobalModel(setup.strategy, weights)
+        self.model = GlobalModel(setup.strategy, weights, setup.evaluation.average)
         self.supply = Supply(setup.plan, setup.allocation, timed=setup.strategy.timed)
         self.members = {worker: Member(worker) for worker in range(setup.num_workers)}
         self.tally = Tally()
@@ -218,8 +218,7 @@ class Coordinator(ABC):
     def _check_deadlines(self, now: float) -> list[Command]:
         commands: list[Command] = []
         for member in list(self.members.values()):
-            due = self._deadline_s(member)
-            if due is not None and now >= due:
+            if (due := self._deadline_s(member)) is not None and now >= due:
                 commands += self._lost(member, f"it was silent for {now - member.heard_s:.1f} s", now)
         return commands
 
@@ -247,9 +246,12 @@ class Coordinator(ABC):
         """Order an evaluation or a checkpoint if one is due and the global weights are what the ledger says."""
 
     def _evaluate(self, now: float) -> Evaluate:
-        model, committed = self.model, self.supply.ledger.committed - sum(lease.size for lease in self._undone())
-        self._evaluated_version = model.version
-        return Evaluate(model.version, committed, self.tally.elapsed_s(now), model.weights)
+        self._evaluated_version = version = self.model.version
+        return Evaluate(version, self._learned_from(), self.tally.elapsed_s(now), self.model.average)
+
+    def _learned_from(self) -> int:
+        """The samples that the global weights know of."""
+        return self.supply.ledger.committed - sum(lease.size for lease in self._undone())
 
     def _undone(self) -> list[Lease]:
         """Commits that the global weights know nothing of, oldest first; where a server merges, there are none."""

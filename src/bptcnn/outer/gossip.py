@@ -214,11 +214,11 @@ class GossipCoordinator(Coordinator):
         for contribution in collection.reports.values():
             if contribution.mass:  # else its first weights are still on their way
                 self.model.add(contribution)
-        self.model.merge({})
         self.tally.bytes_pushed += len(collection.reports) * self.setup.sizes.full
         later = {lease.id for leases in collection.since.values() for lease in leases}
         new = self._holders - collection.since.keys()
         self._uncollected = [lease for lease in self._uncollected if lease.id in later or lease.worker in new]
+        self.model.merge({}, self._learned_from())
         self._wait_for_messages(sum(report.mass for report in collection.reports.values()))
 
     def _wait_for_messages(self, mass: float) -> None:

@@ -18,6 +18,10 @@ class EvaluationConfig(Section):
     target: float | None = Field(default=None, gt=0, le=1)
     """Test accuracy at which the run ends; none: it goes on to its last epoch."""
 
+    average: float = Field(default=0.05, ge=0, le=0.5)
+    """What is measured, and saved as the model, is an average of the latest global weights: their mean age as a part of
+    the samples so far; 0: the last weights as they are."""
+
     validation: int = Field(default=512, ge=1)
     """Training samples held out where a rule's ``accuracy_from`` is ``validation``."""
 

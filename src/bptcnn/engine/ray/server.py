@@ -232,7 +232,7 @@ class ServerActor:
         await asyncio.to_thread(self._saves.close)
         self._journal.close()
         coordinator = self._server.coordinator
-        return summarize(self._config, coordinator, self._now(), engine="ray"), coordinator.model.weights
+        return summarize(self._config, coordinator, self._now(), engine="ray"), coordinator.model.average
 
     # --------------------------------------------------------------------------------------- inside
 

@@ -131,7 +131,7 @@ class Simulation:
         self._show()
         coordinator = self._server.coordinator
         summary = summarize(self._job.config, coordinator, self._clock.now, engine="virtual")
-        return Result(summary | {"setup_seconds": 0.0}, coordinator.model.weights, tuple(self._notices))
+        return Result(summary | {"setup_seconds": 0.0}, coordinator.model.average, tuple(self._notices))
 
     def interrupt(self) -> None:
         """End the run at this moment, with a final checkpoint; while the server is down, as soon as it is back."""

@@ -13,8 +13,9 @@ import numpy as np
 
 from bptcnn.outer.messages import Vector
 
-KEPT = 4
-"""Vectors remembered: the current weights, and those that a reply, an evaluation and a checkpoint may still hold."""
+KEPT = 6
+"""Vectors remembered: the current weights and their average, and those that a reply, an evaluation and a checkpoint may
+still hold."""
 
 _made: deque[Vector] = deque(maxlen=KEPT)
 
