@@ -187,8 +187,11 @@ def test_the_ratio_is_to_the_median_of_the_ideal() -> None:
 def test_all_try_the_same_rates_and_keep_the_fastest() -> None:
     script, study = Script(), a_study(rates=[0.5, 2.0, 9.0], batches=[8, 16])
     trials = study.search(script, silent)
-    assert study.num_trials == len(trials) == 3 * 3 * 2
-    assert all(case.settings["evaluation.target"] == 0.5 and case.seed == 1 for case in script.asked)
+    assert study.num_trials == len(script.asked) == 3 * 3 * 2 * 3
+    assert len(trials) == 3 * 3 * 2
+    assert all(case.settings["evaluation.target"] == 0.5 for case in script.asked)
+    assert trials[0]["seconds_by_seed"] == {1: 22.0, 2: 24.0, 3: 26.0}
+    assert trials[0]["seconds_to_target"] == 24.0
     tried = {
         row["rule"]: sorted((r["optimizer.lr"], r["batch_size"]) for r in trials if r["rule"] == row["rule"])
         for row in trials
@@ -198,6 +201,16 @@ def test_all_try_the_same_rates_and_keep_the_fastest() -> None:
     runs = study.play(script, silent)
     assert {run.case.settings["optimizer.lr"] for run in runs} == {2.0}
     assert not any("evaluation.target" in run.case.settings for run in runs)
+
+
+def test_a_rate_that_one_seed_likes_is_not_kept() -> None:
+    class Moody(Script):
+        def _one(self, case: Case) -> Played:
+            lucky = case.settings["optimizer.lr"] == 2.0 and case.seed == 1
+            return came_to({0.0: 0.0, 1.0: 1.0}) if lucky else super()._one(case)
+
+    trials = a_study(rules=[], rates=[2.0, 3.0]).search(Moody(), silent)
+    assert [row["kept"] for row in trials] == [False, True]
 
 
 def test_without_a_search_nothing_is_tried() -> None:

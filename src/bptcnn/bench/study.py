@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
+from statistics import median
 from typing import Any, NamedTuple
 
 from bptcnn.bench.contenders import own_settings
@@ -29,6 +30,27 @@ class Run(NamedTuple):
     case: Case
     played: Played
     seconds_to_target: float | None
+
+
+class Trial(NamedTuple):
+    """Runs that differ in nothing but their seed."""
+
+    runs: Sequence[Run]
+
+    @property
+    def seconds_to_target(self) -> float | None:
+        """The median; None if half of them or more miss the target."""
+        return median_s(run.seconds_to_target for run in self.runs)
+
+    @property
+    def final_accuracy(self) -> float:
+        """The median; a run without any counts as 0."""
+        return median(run.played.final_accuracy or 0.0 for run in self.runs)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Smaller is better: the time to target, then the accuracy."""
+        return inf if self.seconds_to_target is None else self.seconds_to_target, -self.final_accuracy
 
 
 @dataclass(frozen=True)
@@ -71,7 +93,7 @@ class Study:
     def num_trials(self) -> int:
         """Runs of the search, those that turn out to be the same counted each."""
         combinations = self._combinations()
-        return len(self.entries) * len(combinations) if combinations != [{}] else 0
+        return self.num_runs * len(combinations) if combinations != [{}] else 0
 
     @property
     def num_runs(self) -> int:
@@ -79,32 +101,35 @@ class Study:
         return len(self.entries) * len(self.seeds)
 
     def search(self, player: Player, tell: Tell) -> list[dict[str, Any]]:
-        """Try every combination of rates and batches for every entry alike, on the first seed; the fastest is kept.
+        """Try every combination of rates and batches for every entry alike; that of the fastest median is kept.
 
         Args:
             player: plays the runs; they end at the target.
             tell: is called with each one that ends.
 
         Returns:
-            A row for each trial, with ``kept``; where none reaches the target the most accurate is.
+            A row for each combination, with ``kept`` and the times of all seeds; where none reaches the target the
+            most accurate is kept.
         """
         if not self.num_trials:
             return []
-        trials = [(entry, tried) for entry in self.entries for tried in self._combinations()]
-        cases = [self._case(entry, self.seeds[0], tried, stop=True) for entry, tried in trials]
-        rows = [(*trial, run) for trial, run in zip(trials, self._runs(cases, player, tell), strict=True)]
+        trials = list(itertools.product(self.entries, self._combinations()))
+        cases = [self._case(entry, seed, tried, stop=True) for entry, tried in trials for seed in self.seeds]
+        runs = iter(self._runs(cases, player, tell))
+        rows = [(*trial, Trial(list(itertools.islice(runs, len(self.seeds))))) for trial in trials]
         for entry in self.entries:
-            _, self._found[entry], _ = min((row for row in rows if row[0] == entry), key=lambda row: _rank(row[2]))
+            _, self._found[entry], _ = min((row for row in rows if row[0] == entry), key=lambda row: row[2].rank)
         return [
             {
                 "rule": entry[0],
                 "level": entry[1],
                 **tried,
-                "seconds_to_target": run.seconds_to_target,
-                "final_accuracy": run.played.final_accuracy,
+                "seconds_to_target": trial.seconds_to_target,
+                "final_accuracy": trial.final_accuracy,
+                "seconds_by_seed": {run.case.seed: run.seconds_to_target for run in trial.runs},
                 "kept": tried == self._found[entry],
             }
-            for entry, tried, run in rows
+            for entry, tried, trial in rows
         ]
 
     def play(self, player: Player, tell: Tell) -> list[Run]:
@@ -151,12 +176,6 @@ class Study:
             trace=protocol.trace,
             together=speeds(level) if alone and protocol.trace is not None else (),
         )
-
-
-def _rank(run: Run) -> tuple[float, float]:
-    """Smaller is better: the time to target, then the accuracy."""
-    seconds = inf if run.seconds_to_target is None else run.seconds_to_target
-    return seconds, -(run.played.final_accuracy or 0.0)
 
 
 def table_rows(runs: Sequence[Run], link: str) -> list[dict[str, Any]]:
