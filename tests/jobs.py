@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from bptcnn import checkpoint
+from bptcnn.api import Run
 from bptcnn.config import RunConfig
 from bptcnn.data.samples import Batch
 from bptcnn.outer.status import Status
@@ -122,3 +124,11 @@ class Watcher:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def last_state(run: Run) -> dict[str, np.ndarray]:
+    """The global weights and their average, as the newest checkpoint has them."""
+    newest = checkpoint.newest(run.path / "checkpoints")
+    assert newest is not None
+    model = checkpoint.load(newest)["model"]
+    return {"weights": model["weights"], "average": model["average"]["weights"]}

@@ -134,10 +134,10 @@ def test_a_missing_file_is_named(tmp_path: Path, file: str) -> None:
 
 
 def test_a_checkpoint_of_a_later_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    monkeypatch.setattr(checkpoint, "FORMAT", 3)
     path = checkpoint.save(tmp_path, "7", state())
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="has format 2, this bptcnn reads format 1"):
+    with pytest.raises(CheckpointError, match="has format 3, this bptcnn reads format 2"):
         checkpoint.load(path)
 
 

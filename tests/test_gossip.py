@@ -229,11 +229,14 @@ def test_what_comes_back_from_nobody_is_not_answered(tmp_path: Path) -> None:
     assert {parcel.answer for parcel in returned} == {None}
 
 
-def test_the_average_follows_the_samples_that_were_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("link", ["free", "20kbit,100ms"])
+def test_the_average_follows_what_was_collected_but_not_what_misses_messages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str
+) -> None:
     followed: list[int] = []
     monkeypatch.setattr(Average, "follow", lambda self, weights, num_samples: followed.append(num_samples))
-    run = play(tmp_path / "run", a_config({"name": "ad-psgd"}), timing_only=False)
-    assert followed == sorted(followed)
+    run = play(tmp_path / "run", a_config({"name": "ad-psgd", "p": 1.0}), timing_only=False, link=link)
+    assert followed == sorted(set(followed))
     assert followed[-1] == 2400
     assert {samples for _, samples, _ in run.summary["time_to_accuracy"]} <= set(followed)
 

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jobs import ALLOCATIONS, PAPER_SPEEDS, RULES, Blank, Clouds, a_config, contents, linear, normed
+from jobs import ALLOCATIONS, PAPER_SPEEDS, RULES, Blank, Clouds, a_config, contents, last_state, linear, normed
 from torch.nn import functional
 
+from bptcnn import telemetry
 from bptcnn.api import Run, simulate
 from bptcnn.config import RunConfig
-from bptcnn.models import build
+from bptcnn.models import FlatModel, build
 
 CONTROL_BYTES = 256
 EVERY_FAULT = "kill:1@0.1,freeze:2@0.12+0.1,duplicate:0@0.13,delay:3@0.13+0.5,join:700@0.15,crash@0.2"
@@ -204,6 +205,19 @@ def test_one_worker_is_plain_sgd(tmp_path: Path, rule: dict[str, str], allocatio
     for name, value in plain_sgd(config, train.asked, train).items():
         torch.testing.assert_close(trained[name], value, rtol=1e-5, atol=1e-5)
     assert sum(map(len, train.asked)) == 2 * 200
+
+
+def test_the_average_is_saved_and_training_is_none_the_wiser(tmp_path: Path) -> None:
+    train = Clouds.draw(200)
+    ages = {age: a_config("agwu", evaluation={"average": age}) for age in (0.0, 0.2)}
+    plain, averaged = (training(tmp_path / str(age), config, train) for age, config in ages.items())
+    journals = [list(telemetry.read(run.path / "events.jsonl")) for run in (plain, averaged)]
+    losses = [[entry["loss"] for entry in journal if entry["event"] == "pushed"] for journal in journals]
+    assert losses[0] == losses[1]
+    state, model = last_state(averaged), FlatModel(averaged.model()).snapshot()
+    assert np.array_equal(FlatModel(plain.model()).snapshot(), state["weights"])
+    assert np.array_equal(model, state["average"])
+    assert not np.array_equal(model, state["weights"])
 
 
 def test_q_may_come_from_samples_that_nobody_trains_on(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ Cards: {", ".join(f"[{name}]({name}.md)" for name in sorted(STRATEGIES))}.
 The time until test accuracy first reaches a target, over that of an ideal: one worker with the sum of all speeds, whose
 batch and rate are tuned for it. 1.00 is the ideal, smaller is better; medians over seeds, fastest contender first.
 *In italics*, where half of the runs or more miss the target in their budget: their final accuracy. Nothing, where it
-was not measured. The rate falls linearly to 0 over the same epochs for all.
+was not measured. The rate falls linearly to 0 over the same epochs for all; what is measured is the average of the
+latest weights, the ideal's too (`evaluation.average`; `rules-2026-11-21-194248.json` is the first table without).
 
 The levels share 48 units of 80 samples/s among four workers:
 {", ".join(f"{level} {'/'.join(map(str, units))}" for level, units in LEVELS.items())}.
@@ -40,7 +41,8 @@ speed, `allreduce-equal` equal ones, `default` is what `bptcnn train` does witho
     bptcnn bench rules --level HL8 --rules agwu,local-sgd   # some of it; --help has the rest
 
 Times are virtual, the arithmetic is real; repeated runs are equal to the last bit. Each contender runs with what served
-it best (`src/bptcnn/bench/tuned.toml`, which says how that was found).
+it best (`src/bptcnn/bench/tuned.toml`, which says how that was found: the ideal and the default had thirteen pairs of
+batch and rate to choose from, all others three or four rates).
 """
 
 

@@ -32,7 +32,7 @@ Scalar: TypeAlias = bool | int | float | str | None
 Array: TypeAlias = npt.NDArray[Any]
 Tree: TypeAlias = Scalar | Array | Sequence["Tree"] | Mapping[str, "Tree"]
 
-FORMAT = 1
+FORMAT = 2
 ARRAYS = "state.safetensors"
 CONTENT = "state.json"
 

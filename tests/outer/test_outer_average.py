@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from outer.stage import Stage, a_setup, saved_and_loaded
 
+from bptcnn.config import RunConfig
+from bptcnn.errors import ConfigError
 from bptcnn.outer.allocation import Dynamic
 from bptcnn.outer.average import GRAIN, Average
 from bptcnn.outer.global_model import GlobalModel
 from bptcnn.outer.messages import Evaluate, Vector
-from bptcnn.outer.rules import AsyncLocalSgd, LocalSgd, Strategy
+from bptcnn.outer.rules import AllReduce, AsyncLocalSgd, Contribution, LocalSgd, Strategy
 
 
 def one(value: float) -> Vector:
@@ -97,13 +99,42 @@ def test_it_is_saved_and_taken_over() -> None:
     assert whole == cut
 
 
+def test_the_global_model_saves_and_takes_over_its_average() -> None:
+    whole, cut = (GlobalModel(LocalSgd(), one(0.0), 0.1) for _ in range(2))
+    for version in range(6):
+        if version == 3:
+            tree = saved_and_loaded(cut.snapshot())
+            cut = GlobalModel(LocalSgd(), None, 0.1)
+            cut.resume(tree)
+        for model in (whole, cut):
+            model.add(Contribution(0, one(version), version, 64, 0.5))
+            model.merge({}, 64 * (version + 1))
+    assert whole.average is not None
+    assert np.array_equal(whole.average, cut.average)
+    assert not np.array_equal(whole.average, whole.weights)
+
+
+def test_a_version_that_a_better_one_is_to_follow_is_left_out() -> None:
+    model = GlobalModel(LocalSgd(), one(0.0), 0.5)
+    for num_samples in (None, 64):
+        model.add(Contribution(0, one(3.0), 0, 64, 0.5))
+        model.merge({}, num_samples)
+    assert model.average == one(6.0)
+
+
+@pytest.mark.parametrize("age", [0.005, 0.51, -0.1])
+def test_an_age_that_makes_no_sense_is_refused(age: float) -> None:
+    with pytest.raises(ConfigError, match=r"^evaluation.average = "):
+        RunConfig(evaluation={"average": age})
+
+
 def test_without_an_age_the_last_weights_are_measured() -> None:
     model = GlobalModel(LocalSgd(), one(3.0))
     assert model.average is model.weights
     assert GlobalModel(LocalSgd(), None, 0.05).average is None
 
 
-@pytest.mark.parametrize("rule", [LocalSgd(), AsyncLocalSgd()], ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", [LocalSgd(), AsyncLocalSgd(), AllReduce()], ids=lambda rule: rule.name)
 def test_it_follows_the_samples_that_the_weights_know_of(rule: Strategy, monkeypatch: pytest.MonkeyPatch) -> None:
     followed: list[int] = []
     monkeypatch.setattr(Average, "follow", lambda self, weights, num_samples: followed.append(num_samples))

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import torch
-from jobs import Watcher
+from jobs import Watcher, last_state
 from real.processes import actors, closed, events_of, until
 from torch import nn
 from torch.utils.data import Dataset
@@ -164,6 +165,7 @@ def test_every_rule_trains_on_real_processes(tmp_path: Path, name: str) -> None:
     run = a_run(tmp_path, strategy=rule, epochs=3, optimizer={"lr": 0.02, "momentum": 0.5})
     assert closed(run.summary, epochs=3)
     assert run.summary["test_accuracy"] > (0.05 if name == "none" else 0.5)
+    assert np.array_equal(FlatModel(run.model()).snapshot(), last_state(run)["average"])
 
 
 def test_a_server_that_dies_with_a_worker_goes_on_from_its_newest_checkpoint(tmp_path: Path) -> None:

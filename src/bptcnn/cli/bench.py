@@ -42,7 +42,7 @@ def rules(
     ] = None,
     evaluate_every: Annotated[float, typer.Option(metavar="EPOCHS", help="Between evaluations.")] = 0.1,
     stop_at_target: Annotated[bool, typer.Option("--stop-at-target", help="End each run there.")] = False,
-    rates: Annotated[str, typer.Option(metavar="A,B", help="Learning rates to try first, for all alike.")] = "",
+    rates: Annotated[str, typer.Option(metavar="A,B", help="Learning rates to try first, on these seeds.")] = "",
     batches: Annotated[str, typer.Option(metavar="A,B", help="Batch sizes to try first, likewise.")] = "",
     jobs: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Runs at a time; else one a core, with ray one.")

@@ -12,7 +12,7 @@ from bptcnn.outer.messages import Vector
 from bptcnn.outer.rules import combine
 
 GRAIN = 1 / 512
-"""Versions are passed over until the samples have grown by this part: then the average costs next to nothing."""
+"""Versions are passed over until the samples have grown by this part: in long runs few are taken in, and cost time."""
 
 
 @dataclass(slots=True)

@@ -49,19 +49,20 @@ class GlobalModel:
         """Take a push in; it counts with the next merge."""
         self.waiting.append(push)
 
-    def merge(self, peers: Mapping[int, Peer], num_samples: int) -> None:
+    def merge(self, peers: Mapping[int, Peer], num_samples: int | None) -> None:
         """Make the next version from the waiting pushes, in the order of the workers' numbers.
 
         Args:
             peers: every worker that takes part.
-            num_samples: what it will have been learned from, since the beginning of the run.
+            num_samples: what it will have been learned from, since the beginning of the run; None where a better
+                version of the same samples is about to follow, so that this one is left out of the average.
         """
         ordered = sorted(self.waiting, key=lambda push: push.worker)
         merged = self._strategy.merge(self.weights, ordered, peers, self.version, self.memory)
         self.weights, self.scales, self.memory = merged
         self.version += 1
         self.waiting = []
-        if self._average:
+        if self._average and num_samples is not None:
             self._average.follow(self.weights, num_samples)
 
     def snapshot(self) -> dict[str, Any]:

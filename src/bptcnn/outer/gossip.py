@@ -218,20 +218,21 @@ class GossipCoordinator(Coordinator):
         later = {lease.id for leases in collection.since.values() for lease in leases}
         new = self._holders - collection.since.keys()
         self._uncollected = [lease for lease in self._uncollected if lease.id in later or lease.worker in new]
-        self.model.merge({}, self._learned_from())
-        self._wait_for_messages(sum(report.mass for report in collection.reports.values()))
+        again = self._misses_messages(sum(report.mass for report in collection.reports.values()))
+        self.model.merge({}, None if again else self._learned_from())
+        if again:
+            self._collect()
 
-    def _wait_for_messages(self, mass: float) -> None:
-        """At the end, ask again while messages may be under way: what they carry would be missing from the mean.
+    def _misses_messages(self, mass: float) -> bool:
+        """Whether to ask again, as at the end messages may be under way: what they carry is missing from the mean.
 
         Who died may have taken it along, so that it never comes. But an answer as large as its message leaves the mass
         as it was, twice: while the one is under way, then the other.
         """
         self._standstill = self._standstill + 1 if mass == self._collected_mass else 0
         self._collected_mass = mass
-        missing = self._rule.message_rate(1.0) and mass < 1 - 1e-9
-        if self.supply.exhausted and missing and self._standstill < STANDSTILL:
-            self._collect()
+        missing = self._rule.message_rate(1.0) > 0 and mass < 1 - 1e-9
+        return self.supply.exhausted and missing and self._standstill < STANDSTILL
 
     # ----------------------------------------------------------------------------------- milestones
 

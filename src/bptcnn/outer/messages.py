@@ -154,7 +154,7 @@ class TimePassed:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """A version of the global weights was measured on the test set.
+    """The average of the global weights, up to a version, was measured on the test set.
 
     Attributes:
         version: which one.
@@ -260,7 +260,7 @@ class Dismiss:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Measure these weights on the test set, then report ``Evaluated``."""
+    """Measure these weights, an average up to a version, on the test set, then report ``Evaluated``."""
 
     version: int
     committed: int

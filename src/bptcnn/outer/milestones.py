@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from bptcnn.errors import ConfigError
 from bptcnn.section import Section
+
+YOUNGEST = 0.01
+"""An average of a smaller mean age would be of hardly any versions."""
 
 
 class EvaluationConfig(Section):
@@ -24,6 +28,13 @@ class EvaluationConfig(Section):
 
     validation: int = Field(default=512, ge=1)
     """Training samples held out where a rule's ``accuracy_from`` is ``validation``."""
+
+    @field_validator("average")
+    @classmethod
+    def _spans_versions(cls, age: float) -> float:
+        if 0 < age < YOUNGEST:
+            raise ConfigError(f"evaluation.average = {age:g} is next to nothing: give 0, or {YOUNGEST:g} or more")
+        return age
 
 
 class CheckpointConfig(Section):

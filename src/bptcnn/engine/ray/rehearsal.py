@@ -42,6 +42,7 @@ def _rehearsed(num_workers: int, num_weights: int, dtype: Dtype) -> Job:
         strategy=RULE,
         exchange={"every": 1, "dtype": dtype},
         checkpoint={"every_s": FOR_EVER_S},
+        evaluation={"average": 0},  # at first each version is averaged, later few are
     )
     return Job(config, partial(Weights, num_weights), Unseen(NUM_SAMPLES), Unseen(1), None)
 

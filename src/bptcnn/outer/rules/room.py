@@ -13,9 +13,9 @@ import numpy as np
 
 from bptcnn.outer.messages import Vector
 
-KEPT = 6
-"""Vectors remembered: the current weights and their average, and those that a reply, an evaluation and a checkpoint may
-still hold."""
+KEPT = 8
+"""Vectors remembered: the current weights and their average, those that a reply, an evaluation and a checkpoint may
+still hold, and room for the next two."""
 
 _made: deque[Vector] = deque(maxlen=KEPT)
 
