@@ -36,7 +36,8 @@ on CIFAR-10, are from before there was one.
 The levels share 48 units of 80 samples/s among four workers:
 {", ".join(f"{level} {'/'.join(map(str, units))}" for level, units in LEVELS.items())}.
 A contender is a rule with its settings (`src/bptcnn/bench/contenders.py`); `allreduce` has batches in proportion to
-speed, `allreduce-equal` equal ones, `default` is what `bptcnn train` does without being told.
+speed, `allreduce-equal` equal ones; `default` is the rule that `bptcnn train` takes without being told, here in rounds
+of one step that do not overlap; `auto` finds cadence and overlap by itself.
 
     make bench-rules                                        # all of it, hours; writes a record
     bptcnn bench rules --level HL8 --rules agwu,local-sgd   # some of it; --help has the rest

@@ -25,7 +25,7 @@ def _bench() -> None:
 @bench.command()
 def rules(
     level: Annotated[str, typer.Option(metavar="A,B", help="HL1, HL2, HL4, HL8, or units as in 6/6/4/32.")] = "HL8",
-    rules: Annotated[str, typer.Option(metavar="A,B", help="Contenders; default: what train does; all.")] = "all",
+    rules: Annotated[str, typer.Option(metavar="A,B", help="Contenders; default: train's own rule; all.")] = "all",
     data: Annotated[str, typer.Option(metavar="NAME", help="Data set.")] = "fashion-mnist",
     data_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Where its files are.")] = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="Network.")] = "lenet5",

@@ -24,7 +24,7 @@ class EvaluationConfig(Section):
 
     average: float = Field(default=0.05, ge=0, le=0.5)
     """What is measured, and saved as the model, is an average of the latest global weights: their mean age as a part of
-    the samples so far; 0: the last weights as they are."""
+    the samples so far, 0.01 or more; 0: the last weights as they are."""
 
     validation: int = Field(default=512, ge=1)
     """Training samples held out where a rule's ``accuracy_from`` is ``validation``."""
