@@ -25,7 +25,7 @@ class CentralCoordinator(Coordinator):
             self._merge()
 
     def _merge(self) -> None:
-        self.model.merge(self._peers(), self.supply.ledger.committed)
+        self.model.merge(self._peers(), self._learned_from())
 
     def _peers(self) -> dict[int, Peer]:
         """What the rule is told of those who take part."""

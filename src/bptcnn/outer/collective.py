@@ -92,8 +92,8 @@ class CollectiveCoordinator(CentralCoordinator):
         num_samples = sum(lease.size for lease in self._undone())
         first, _ = self._learned[self._team[0][0]]
         self.model.add(replace(first, delta=delta, num_samples=num_samples))
-        self._merge()
         self._learned, self._failures = {}, 0
+        self._merge()
         ring = 2 * (len(self._team) - 1) * self.setup.sizes.full  # each sends, and gets, so much over their number
         self.tally.bytes_pushed += ring + self.setup.sizes.full
         self.tally.bytes_pulled += ring
