@@ -37,6 +37,7 @@ from bptcnn.config import compose
 from bptcnn.data import DataPair
 from bptcnn.data.samples import ImageSet
 from bptcnn.engine.job import Job, prepare
+from bptcnn.engine.ray.channel import connected
 from bptcnn.engine.ray.cluster import cluster
 from bptcnn.engine.ray.driver import POLL_S
 from bptcnn.engine.ray.server import ServerActor
@@ -71,6 +72,7 @@ class Stopwatch(WorkerActor):
         """
         self._learner = self._job.learner(self._job.network())
         local = self._job.local_worker(self._learner, self._worker)
+        self._deliver = connected(ray.get(self._server.address.remote()), self._server.push)
         answer = self._ask("join", self._worker, self._measure()).result()
         assert isinstance(answer, Send)
         local.receive(answer.version, answer.weights, [work(lease) for lease in answer.leases])

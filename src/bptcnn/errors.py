@@ -10,6 +10,7 @@
     ├── RunFolderError          a run folder: in use, of another configuration, not a run
     │   └── CheckpointError     a checkpoint: damaged or incomplete
     ├── ClusterError            a Ray cluster that cannot be reached or lacks room
+    │   └── ServerLostError     the connection of a worker to the server broke
     └── TrainingError           training had to stop
         ├── DivergedError       the loss is no longer a number
         ├── WorkerError         the user's own code failed inside a worker
@@ -54,6 +55,10 @@ class CheckpointError(RunFolderError):
 
 class ClusterError(BptcnnError):
     """A Ray cluster cannot be reached or lacks room."""
+
+
+class ServerLostError(ClusterError):
+    """The connection of a worker to the server broke."""
 
 
 class TrainingError(BptcnnError):

@@ -5,9 +5,11 @@ All runs here share one local cluster.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +29,7 @@ from bptcnn.config import RunConfig, compose
 from bptcnn.data import load, wrap
 from bptcnn.engine.job import prepare
 from bptcnn.engine.ray import RayEngine
+from bptcnn.engine.ray.channel import Channel
 from bptcnn.engine.ray.cluster import cluster
 from bptcnn.engine.replay import replay
 from bptcnn.errors import ClusterError, DivergedError, TrainingError, WorkerError, WorkersLostError
@@ -231,8 +234,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_weights(t
     assert all(bool(torch.isfinite(weights).all()) for weights in network.parameters())
 
 
-def dots(size: int, torn_after: int | None = None) -> Any:
-    """Images of 8x8; a process that asks for more than so many finds one that is torn."""
+def dots(size: int, torn_after: int | None = None, cut_after: int | None = None) -> Any:
+    """Images of 8x8; a process that asks for more than so many finds one that is torn, or its connection cut."""
 
     class Dots(Dataset[Any]):  # made here so that it travels whole
         classes = ("black", "white")
@@ -245,6 +248,9 @@ def dots(size: int, torn_after: int | None = None) -> Any:
             self.asked += 1
             if torn_after is not None and self.asked > torn_after:
                 raise ValueError("image 77 is torn")
+            if self.asked == cut_after:
+                for channel in filter(lambda item: isinstance(item, Channel), gc.get_objects()):
+                    channel._connection.shutdown(socket.SHUT_RDWR)
             return torch.full((1, 8, 8), float(index % 2)), index % 2
 
     return Dots()
@@ -272,6 +278,21 @@ def test_an_error_in_the_users_own_code_ends_the_run_in_order(
     assert kinds.count("pushed") >= 3
     assert kinds.count("finish") == 1
     assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("name", ["agwu", "sgwu"])
+def test_a_worker_whose_connection_is_cut_joins_again_and_nothing_is_lost(tmp_path: Path, name: str) -> None:
+    config = RunConfig(epochs=4, batch_size=8, workers=PAIR, exchange={"every": 4}, strategy=name)
+    job = prepare(config, None, wrap(dots(400, cut_after=300), dots(50)))
+    with RunFolder.create(tmp_path / "run", config.to_toml()) as folder:
+        run = RayEngine(job, folder, Watcher(), None).run()
+    assert run.error is None
+    assert closed(run.summary, epochs=4, num_samples=400)
+    assert run.summary["samples"]["returned"] > 0
+    entries = events_of(tmp_path / "run")
+    joins = [entry["worker"] for entry in entries if entry["event"] == "worker_joined"]
+    assert sorted(joins) == [0, 0, 1, 1]
+    assert not [entry for entry in entries if entry["event"] in ("worker_lost", "replace", "refuse")]
 
 
 def test_auto_measures_and_chooses_once_and_a_resumed_run_keeps_to_it(tmp_path: Path) -> None:

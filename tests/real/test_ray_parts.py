@@ -82,8 +82,8 @@ def test_a_push_of_a_worker_that_was_given_up_is_refused(folder: RunFolder) -> N
             await asyncio.sleep(0)
         assert isinstance(orders[0], Replace)
         anew = await joined(actor)
-        assert isinstance(await actor.push(a_push(late), FIRST), Refuse)
-        assert isinstance(await actor.push(a_push(anew), FIRST), Letter)
+        assert isinstance(await actor.push(Letter(a_push(late), FIRST)), Refuse)
+        assert isinstance(await actor.push(Letter(a_push(anew), FIRST)), Letter)
 
     asyncio.run(story())
 
@@ -98,7 +98,7 @@ def test_packed_weights_are_read_and_written_by_the_server(folder: RunFolder) ->
         assert first.vector is FIRST
         sent = end.pack(replace(a_push(end.open(first)), delta=np.array([127, 2, 0.4, 0], np.float32)))
         assert isinstance(sent.vector, Packed)
-        second = await actor.push(sent.message, sent.vector)
+        second = await actor.push(sent)
         assert isinstance(second, Letter)
         assert isinstance(second.vector, Packed)
         weights = actor._server.coordinator.model.weights
@@ -141,7 +141,7 @@ def test_an_evaluation_that_came_too_late_for_the_checkpoint_is_not_forgotten(fo
         actor = server(folder)
         await actor.poll(FIRST)
         await actor.evaluated(known, session=0)
-        await actor.push(a_push(await joined(actor)), FIRST)  # the first checkpoint is written when it joins
+        await actor.push(Letter(a_push(await joined(actor)), FIRST))  # the first checkpoint is written when it joins
         await actor.evaluated(late, session=0)
         await actor.evaluated(undone, session=0)
         actor._saves.close()
@@ -381,8 +381,8 @@ class Scout:
         own_loop = asyncio.new_event_loop()
 
         def deliver(letter: Letter[Pushed]) -> Letter[Send]:
-            assert letter.vector is not None
-            answer = own_loop.run_until_complete(desk.exchange(letter.message, letter.vector))
+            answer = own_loop.run_until_complete(desk.answer(letter))
+            assert isinstance(answer, Letter)
             self.versions.append(answer.message.version)
             return answer
 

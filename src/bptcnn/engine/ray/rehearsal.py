@@ -18,12 +18,13 @@ from bptcnn.engine.forecast import FOR_EVER_S, Unseen, Weights
 from bptcnn.engine.job import Job
 from bptcnn.engine.journal import Journal
 from bptcnn.engine.packing import Letter, WorkerEnd
+from bptcnn.engine.ray.channel import Address, Listener
 from bptcnn.engine.ray.fate import die_with_parent
 from bptcnn.engine.server import Server
 from bptcnn.outer import coordination
 from bptcnn.outer.messages import Pushed, Send, Vector, WorkerJoined
 from bptcnn.outer.rules import AsyncLocalSgd
-from bptcnn.wire import Dtype, Wire
+from bptcnn.wire import Dtype
 
 RULE = AsyncLocalSgd(momentum=0.0)
 """Nobody waits for anybody: all that there is to wait for is the server."""
@@ -60,6 +61,23 @@ class DeskActor:
         die_with_parent()
         torch.set_num_threads(1)
         self._num_workers, self._weights, self._path = num_workers, np.array(weights), path
+        self._listener = Listener(self.answer)
+
+    async def address(self) -> Address | None:
+        """Where to connect to, as ``ServerActor.address``."""
+        return self._listener.address()
+
+    async def answer(self, request: Letter[Pushed] | Vector) -> Letter[Send] | Vector:
+        """Take a push in as ``ServerActor.push`` would, or send a vector back.
+
+        Args:
+            request: the push or the vector.
+        """
+        if not isinstance(request, Letter):
+            return request
+        self._count += 1
+        commands = self._server.handle(self._end.open(request), time.monotonic())
+        return next(self._end.pack(command) for command in commands if isinstance(command, Send))
 
     async def rehearse(self, here: Any, dtype: Dtype, scouts: Sequence[Any]) -> float:
         """Let all push as fast as they can.
@@ -77,17 +95,6 @@ class DeskActor:
         await asyncio.gather(*calls, return_exceptions=True)
         self._journal.close()
         return (time.process_time() - began_s) / max(1, self._count)
-
-    async def exchange(self, message: Pushed, delta: Wire) -> Letter[Send]:
-        """Take a push and answer it, as ``ServerActor.push``.
-
-        Args:
-            message: all but the difference.
-            delta: as it travels.
-        """
-        self._count += 1
-        commands = self._server.handle(self._end.open(Letter(message, delta)), time.monotonic())
-        return next(self._end.pack(command) for command in commands if isinstance(command, Send))
 
     def _open(self, dtype: Dtype) -> dict[int, Letter[Send]]:
         """Begin anew; each worker's first answer."""

@@ -14,6 +14,7 @@ from bptcnn import checkpoint
 from bptcnn.config import RunConfig
 from bptcnn.engine.journal import Journal
 from bptcnn.engine.packing import Letter, ServerEnd
+from bptcnn.engine.ray.channel import Address, Listener
 from bptcnn.engine.ray.fate import die_with_parent
 from bptcnn.engine.ray.past import hold, look_back
 from bptcnn.engine.ray.ring import MeetingPoint
@@ -45,7 +46,6 @@ from bptcnn.outer.messages import (
     WorkerLost,
 )
 from bptcnn.outer.status import Status
-from bptcnn.wire import Wire
 
 TICK_S = 0.25
 """How often deadlines are looked at."""
@@ -86,6 +86,7 @@ class ServerActor:
         self._handles: dict[int, Any] = {}
         self._meeting_point = MeetingPoint()
         self._end = ServerEnd(setup.strategy, setup.exchange.dtype)
+        self._listener = Listener(self.push)
 
     def _open(self, first: Vector) -> None:
         """Begin a session: alone, on the run's own clock, from the newest checkpoint or the first weights."""
@@ -126,17 +127,20 @@ class ServerActor:
         self._handles[worker] = handle
         return await self._call(worker, WorkerJoined(worker, samples_per_s))
 
-    async def push(self, message: Pushed, delta: Wire | None) -> Answer:
+    async def address(self) -> Address | None:
+        """Where a worker may connect to, for its pushes; None where it is to call ``push``."""
+        return self._listener.address()
+
+    async def push(self, push: Letter[Pushed]) -> Answer:
         """A worker delivers a difference.
 
         Args:
-            message: all but the difference.
-            delta: as it travels; None where it does not come here.
+            push: the difference as it travels, if it comes here, and all else.
 
         Returns:
             Weights and leases, once the merge is done and there is work.
         """
-        return await self._call(message.worker, self._end.open(Letter(message, delta)))
+        return await self._call(push.message.worker, self._end.open(push))
 
     async def report(self, message: Reported, weights: Vector, *, waits: bool) -> Answer | None:
         """A worker among others with weights of their own tells its own.

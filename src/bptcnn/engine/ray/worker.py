@@ -16,13 +16,14 @@ import torch
 from bptcnn.config import RunConfig
 from bptcnn.engine.job import Job
 from bptcnn.engine.packing import Letter, parcel_dtype
+from bptcnn.engine.ray.channel import connected
 from bptcnn.engine.ray.failure import described
 from bptcnn.engine.ray.fate import die_with_parent
 from bptcnn.engine.ray.post import Post
 from bptcnn.engine.ray.probe import step_speeds, throttle
 from bptcnn.engine.ray.ring import Ring
 from bptcnn.engine.translate import pushed, reported, work
-from bptcnn.errors import ConfigError, DivergedError, WorkerError
+from bptcnn.errors import ConfigError, DivergedError, RunFolderError, ServerLostError, WorkerError
 from bptcnn.inner import LocalWorker, Parcel, Recipient
 from bptcnn.inner.account import LastStep
 from bptcnn.inner.machine.devices import device_named
@@ -100,7 +101,7 @@ class WorkerActor:
             self._learner = self._job.learner(self._job.network(), self._threads, self._device)
             self._stay(self._measure())
             return self._learner.last_step()
-        except (ray.exceptions.RayError, ConfigError):
+        except (ray.exceptions.RayError, ServerLostError, RunFolderError, ConfigError):
             raise  # the server's, or Ray's own; or the user's, who is told in the same words
         except Exception as error:
             raise WorkerError(f"worker {self._worker} failed: {described(error)}") from error
@@ -118,7 +119,7 @@ class WorkerActor:
             except DivergedError as error:
                 ray.get(self._server.stop.remote("diverged", f"{error} of worker {self._worker}"))
                 return
-            except ray.exceptions.RayActorError:
+            except (ray.exceptions.RayActorError, ServerLostError):
                 gone_s = time.monotonic() if gone_s is None else gone_s
                 if time.monotonic() - gone_s > LOST_SERVER_S:
                     raise
@@ -129,6 +130,7 @@ class WorkerActor:
         for _ in self._post.received():
             pass  # of an earlier life of the server, which this one knows nothing of
         local, self._end = self._job.local_worker(self._learner, self._worker), self._job.worker_end()
+        self._deliver = connected(ray.get(self._server.address.remote()), self._server.push)
         handle = ray.get_runtime_context().current_actor
         call: Future[Answer] | None = self._ask("join", self._worker, speed, handle)
         incarnation = 0
@@ -196,14 +198,10 @@ class WorkerActor:
 
     def _ask(self, method: str, *arguments: Any, **named: Any) -> Future[Answer]:
         """Call the server in a thread of its own: packing and unpacking weights must not hold up the steps either."""
-        return self._submit(lambda: self._opened(getattr(self._server, method).remote(*arguments, **named)))
+        return self._submit(lambda: self._opened(ray.get(getattr(self._server, method).remote(*arguments, **named))))
 
     def _push(self, push: Pushed) -> Future[Answer]:
-        def call() -> Answer:
-            letter = self._end.pack(push)
-            return self._opened(self._server.push.remote(letter.message, letter.vector))
-
-        return self._submit(call)
+        return self._submit(lambda: self._opened(self._deliver(self._end.pack(push))))
 
     def _submit(self, call: Callable[[], Answer]) -> Future[Answer]:
         submitted = self._messenger.submit(call)
@@ -211,8 +209,7 @@ class WorkerActor:
             submitted.add_done_callback(lambda _: self._post.wake())
         return submitted
 
-    def _opened(self, call: Any) -> Answer:
-        answer = ray.get(call)
+    def _opened(self, answer: Any) -> Answer:
         return self._end.open(answer) if isinstance(answer, Letter) else answer
 
     def _step(self, local: LocalWorker) -> None:
