@@ -7,9 +7,9 @@ as a driver does.
 Timed, in the worker's process, with the local steps left out:
 
 - ``difference``: local minus base weights (``LocalWorker.finish``);
-- ``push + merge + pull``: from the call of ``ServerActor.push`` to its answer in hand: the difference into shared
-  memory, the ledger, the journal, the merge, the new weights into shared memory and out; with ``--dtype`` also packing
-  and unpacking on both sides;
+- ``push + merge + pull``: from the difference to the answer in hand: there on the worker's connection to the server,
+  the ledger, the journal, the merge, and back with the new weights; with ``--dtype`` also packing and unpacking on
+  both sides;
 - ``fold``: the answer into the local weights (``LocalWorker.receive``);
 - ``exchange``: the three together. A run hides most of it behind the next local steps; here the worker waits.
 
@@ -85,7 +85,7 @@ class Stopwatch(WorkerActor):
             marks = [time.perf_counter()]
             message = pushed(self._worker, answer.incarnation, local.finish())
             marks.append(time.perf_counter())
-            answer = self._push(message).result()
+            answer = self._push(message, waits=True).result()
             assert isinstance(answer, Send)
             marks.append(time.perf_counter())
             local.receive(answer.version, answer.weights, [work(lease) for lease in answer.leases])

@@ -114,7 +114,7 @@ def test_what_is_chosen_keeps_nearly_as_much_as_any_candidate_would(spread: floa
     facts = some_facts("20Mbit,3ms", num_weights=40_000, num_samples=500, spread=spread)
     best = max(simulated(facts, candidate) for candidate in every(facts, DTYPES))
     chosen = choose(facts, lambda candidate: simulated(facts, candidate))
-    assert chosen.kept >= 0.97 * best - 0.005
+    assert chosen.kept >= 0.9 * best
 
 
 # ------------------------------------------------------------------------------------------ the decision
@@ -171,7 +171,7 @@ def test_the_slowest_link_counts() -> None:
         (0.21, False, 1.0, Anytime()),
         (0.21, True, 1.0, LocalSgd()),
         (0.0, True, 0.98, LocalSgd()),
-        (0.0, True, 0.96, AsyncLocalSgd(momentum=0.0)),
+        (0.0, True, 0.83, AsyncLocalSgd(momentum=0.0)),
         (0.5, False, 0.5, AsyncLocalSgd(momentum=0.0)),
     ],
 )
@@ -185,13 +185,13 @@ def test_rounds_come_first_and_end_by_the_clock_where_speeds_change_and_nothing_
 @given(
     steps=st.floats(0.01, 1000),
     worse=st.tuples(st.floats(0.1, 1), st.floats(0.1, 1)),
-    keep=st.floats(0.5, 0.99),
+    price=st.floats(0, 0.5),
     num_samples=st.integers(1, 100_000),
     spread=st.sampled_from([0.0, 1.0]),
     overlap=st.booleans(),
 )
-def test_never_less_than_what_is_to_be_kept_and_never_looser_than_needed(
-    steps: float, worse: tuple[float, float], keep: float, num_samples: int, spread: float, overlap: bool
+def test_nothing_would_be_clearly_better(
+    steps: float, worse: tuple[float, float], price: float, num_samples: int, spread: float, overlap: bool
 ) -> None:
     facts = some_facts(num_samples=num_samples, spread=spread)
 
@@ -199,11 +199,27 @@ def test_never_less_than_what_is_to_be_kept_and_never_looser_than_needed(
         limit = worse[0] if candidate.rule.synchronous else worse[1]
         return limit * min(1.0, candidate.every / steps / BYTES[candidate.dtype])
 
-    found, kept = choose(facts, predict, keep, ALL, overlap=overlap)
-    floor = keep * max(map(predict, every(facts, ALL, overlap=overlap)))
-    assert kept == predict(found) >= floor
-    enough = [candidate for candidate in every(facts, ALL, overlap=overlap) if predict(candidate) >= floor]
-    assert found == min(enough, key=lambda c: (c.lag, not c.overlap, not c.rule.synchronous, ALL.index(c.dtype)))
+    def worth(candidate: Candidate) -> float:
+        return predict(candidate) * (1 + candidate.lag) ** -price
+
+    found, kept = choose(facts, predict, price, ALL, overlap=overlap)
+    assert kept == predict(found)
+    best = max(map(worth, every(facts, ALL, overlap=overlap)))
+    assert worth(found) >= best / auto.CLEARLY * (1 - 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kept", "price", "waits"),
+    [(0.91, 0.15, True), (0.88, 0.15, False), (0.98, 0.0, False), (0.995, 0.0, True), (0.8, 0.5, True)],
+)
+def test_a_round_waits_while_that_costs_less_than_a_step_of_lag(kept: float, price: float, waits: bool) -> None:
+    """Rounds of one step; to overlap makes the weights of others a step older: 2^-0.15 is 0.90."""
+
+    def predict(candidate: Candidate) -> float:
+        return 1.0 if candidate.overlap else kept
+
+    found, _ = choose(some_facts(num_samples=64), predict, price)
+    assert found == Candidate(LocalSgd(), 1, "fp32", overlap=not waits)
 
 
 @pytest.mark.parametrize(
@@ -254,15 +270,15 @@ def test_the_reason_is_one_sentence(link: str, words: str) -> None:
     text = sentence(Choice(Candidate(LocalSgd(), 4, "bf16"), 0.9812), some_facts(link))
     choice, reason = text.split(" steps in bf16, overlapped: ")
     assert choice == "auto: local-sgd, an exchange every 4"
-    assert reason == f"the tightest that keeps 98 % of 3,840 samples/s on {words}"
+    assert reason == f"should learn most a second, at 98 % of 3,840 samples/s, on {words}"
 
 
 def test_the_reason_names_what_is_unusual() -> None:
     facts = some_facts(spread=0.35)
     assert sentence(Choice(Candidate(Anytime(), 1, "fp32", overlap=False), 1.0), facts).startswith(
-        "auto: anytime, as speeds vary by 35 %, an exchange every step: the tightest"
+        "auto: anytime, as speeds vary by 35 %, an exchange every step: should learn"
     )
-    assert "auto: async-local-sgd, as rounds so short keep less, an exchange" in sentence(
+    assert "auto: async-local-sgd, as rounds keep less, an exchange" in sentence(
         Choice(Candidate(AsyncLocalSgd(), 2, "fp32"), 1.0), some_facts()
     )
 
@@ -320,13 +336,12 @@ def test_the_command_line_says_it_in_one_line(tmp_path: Path, capsys: pytest.Cap
     words = f"simulate --strategy auto --model case1 --epochs 1 --speeds 300,100 --timing-only --out {tmp_path / 'run'}"
     assert main(words.split()) == 0
     output = capsys.readouterr()
-    assert "auto: local-sgd, an exchange every step: the tightest that keeps 98 % of 400 samples/s on free links" in (
-        output.out + output.err
-    )
-    assert main([*words.split(), "--set", "strategy.keep=1"]) == 2
-    assert capsys.readouterr().err == "bptcnn: strategy.keep = 1 is not valid: give less than 1\n"
+    said = "auto: local-sgd, an exchange every step: should learn most a second, at 98 % of 400 samples/s, on free"
+    assert said in output.out + output.err
+    assert main([*words.split(), "--set", "strategy.lag_price=-1"]) == 2
+    assert capsys.readouterr().err == "bptcnn: strategy.lag_price = -1 is not valid: give 0 or more\n"
 
 
 def test_an_option_of_a_rule_is_none_of_auto() -> None:
-    with pytest.raises(ConfigError, match=r"^unknown key 'strategy.staleness': use one of keep, name$"):
+    with pytest.raises(ConfigError, match=r"^unknown key 'strategy.staleness': use one of lag_price, name$"):
         RunConfig(strategy={"name": "auto", "staleness": "none"})

@@ -44,7 +44,7 @@ RULES = st.one_of(
         },
     ),
     st.fixed_dictionaries({"name": st.just("sgwu")}, optional={"accuracy_weight": st.sampled_from(["raw", "none"])}),
-    st.fixed_dictionaries({"name": st.just("auto")}, optional={"keep": st.floats(0.01, 0.99)}),
+    st.fixed_dictionaries({"name": st.just("auto")}, optional={"lag_price": st.floats(0, 10)}),
 )
 PARTITIONS = st.one_of(
     st.fixed_dictionaries({"name": st.sampled_from(["uniform", "dynamic"])}),

@@ -42,6 +42,15 @@ def test_wire_packs_and_learns_in_every_dtype(tmp_path: Path) -> None:
     assert [series[name]["n"] for name in ("copy", "pack int8", "unpack bf16")] == [3, 3, 3]
 
 
+def test_lag_compares_every_cadence_with_rounds_of_one_step_that_wait(tmp_path: Path) -> None:
+    options = "--data digits --model case1 --levels HL8 --targets 0.2 0.3 --epochs 1 --seeds 1 --jobs 2"
+    series = run("lag", tmp_path, *options.split())["series"]
+    base = "HL8, 48 at 0.03, every 1 waiting"
+    assert (series[f"{base}: lag"]["samples"], series[f"{base}: slowdown"]["samples"]) == ([0.0], [1.0, 1.0])
+    assert series["HL8, 96 at 0.05, every 4 overlapped: lag"]["samples"] == [5.5]
+    assert len(series["exponent"]["samples"]) == 14
+
+
 def test_rules_gathers_folders_of_one_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, level in (("one", "HL1"), ("two", "HL8")):
         (tmp_path / name).mkdir()

@@ -11,6 +11,7 @@ from bptcnn.engine.forecast import throughput
 from bptcnn.engine.virtual import Link
 from bptcnn.outer.allocation import Dynamic
 from bptcnn.outer.rules import Anytime, AsyncLocalSgd, Auto, LocalSgd
+from bptcnn.outer.rules.auto import LAG_PRICE
 from bptcnn.wire import Dtype
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
@@ -60,21 +61,29 @@ class Choice(NamedTuple):
 Predict: TypeAlias = Callable[[Candidate], float]
 """The part of the sum of the speeds that a candidate leaves, 0 to 1."""
 
+CLEARLY = 1.01
+"""What should be better by less than this is not worth a looser exchange, or a coarser one."""
+
 
 def choose(
-    facts: Facts, predict: Predict, keep: float = 0.97, dtypes: Sequence[Dtype] = DTYPES, *, overlap: bool = True
+    facts: Facts,
+    predict: Predict,
+    lag_price: float = LAG_PRICE,
+    dtypes: Sequence[Dtype] = DTYPES,
+    *,
+    overlap: bool = True,
 ) -> Choice:
-    """The tightest exchange that keeps enough of the best attainable throughput.
+    """The exchange with which most is learned a second.
 
-    What is learned from old weights is learned more slowly, whether it is the rounds that are long or that there are
-    none. So the candidate of least lag is taken; where there is no difference, rounds, and what is compressed least.
-    (Compression is not always faster: packing takes the server's time.) Throughput grows with the cadence, which is
-    then found by bisection, but for rounds by the clock.
+    Maths: the greatest ``kept (1 + lag)^-lag_price``. What is learned from old weights is learned more slowly, whether
+    it is the rounds that are long or that there are none; what is waited for is not learned at all. Where there is no
+    clear difference, rounds, then what waits, what is compressed least, and the shortest cadence. (Compression is not
+    always faster: packing takes the server's time.)
 
     Args:
         facts: of workers and links.
-        predict: what a candidate would keep.
-        keep: part of the best throughput that is kept at least.
+        predict: what a candidate would keep; not less at a longer cadence, but for rounds by the clock.
+        lag_price: what lag costs, 0 or more.
         dtypes: how weights may travel, from most bytes to fewest.
         overlap: whether workers may train on while messages travel.
 
@@ -86,31 +95,19 @@ def choose(
         >>> choose(facts, lambda candidate: min(1.0, candidate.every / 5), dtypes=["fp32"]).candidate.every
         6
     """
-    kinds = [kind._replace(dtype=dtype) for kind in _kinds(facts, overlap=overlap) for dtype in dtypes]
-    floor = keep * max(map(predict, kinds))
-    chosen: Candidate | None = None
-    for kind in kinds:
-        tried = [kind._replace(every=every) for every in _cadences(facts)]
-        tighter = [one for one in tried if chosen is None or one.lag < chosen.lag]
-        chosen = _shortest(tighter, lambda one: predict(one) >= floor) or chosen
-    assert chosen is not None, "the one that keeps most keeps enough"
-    return Choice(chosen, predict(chosen))
-
-
-def _shortest(tried: Sequence[Candidate], enough: Callable[[Candidate], bool]) -> Candidate | None:
-    """Of candidates that only differ in their cadence, in its order, the first that keeps enough; None if none does."""
-    if tried and tried[0].rule.timed:  # longer rounds do not always keep more: steps may fit them better or worse
-        return next((one for one in tried if enough(one)), None)
-    if not tried or not enough(tried[-1]):
-        return None
-    low, high = -1, len(tried) - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        if enough(tried[middle]):
-            high = middle
-        else:
-            low = middle
-    return tried[high]
+    best: tuple[float, Choice] | None = None
+    for kind in (kind._replace(dtype=dtype) for kind in _kinds(facts, overlap=overlap) for dtype in dtypes):
+        most = 1.0 if kind.rule.timed else predict(kind)  # at its longest cadence
+        for every in _cadences(facts):
+            candidate = kind._replace(every=every)
+            learning = (1 + candidate.lag) ** -lag_price
+            if best is not None and most * learning <= CLEARLY * best[0]:
+                break  # longer rounds only lag more
+            kept = predict(candidate)
+            if best is None or kept * learning > CLEARLY * best[0]:
+                best = kept * learning, Choice(candidate, kept)
+    assert best is not None, "there is a cadence of one step"
+    return best[1]
 
 
 def _kinds(facts: Facts, *, overlap: bool) -> list[Candidate]:
@@ -124,7 +121,7 @@ def _kinds(facts: Facts, *, overlap: bool) -> list[Candidate]:
     if not overlap:
         return [waiting._replace(rule=Anytime() if facts.restless else LocalSgd()), waiting]
     ahead = [Candidate(rule, every, DTYPES[0]) for rule in (LocalSgd(), free)]
-    return [*ahead, *([waiting._replace(rule=LocalSgd())] if facts.steady else []), waiting]
+    return [*([waiting._replace(rule=LocalSgd())] if facts.steady else []), ahead[0], waiting, ahead[1]]
 
 
 def _cadences(facts: Facts) -> list[int]:
@@ -157,7 +154,7 @@ def settle(config: RunConfig, facts: Facts) -> tuple[RunConfig, str]:
             known[candidate] = min(1.0, reached / facts.total)  # leases that end together may seem to do better
         return known[candidate]
 
-    choice = choose(facts, predict, config.strategy.keep, overlap=config.exchange.overlap)
+    choice = choose(facts, predict, config.strategy.lag_price, overlap=config.exchange.overlap)
     return _with(config, choice.candidate), sentence(choice, facts)
 
 
@@ -182,19 +179,19 @@ def sentence(choice: Choice, facts: Facts) -> str:
     Example:
         >>> facts = Facts((300.0, 100.0), (Link(12.5e6, 0.005),) * 2, num_weights=10, batch_size=32, num_samples=1437)
         >>> sentence(Choice(Candidate(LocalSgd(), 4, "bf16"), 0.984), facts)  # doctest: +NORMALIZE_WHITESPACE
-        'auto: local-sgd, an exchange every 4 steps in bf16, overlapped: the tightest that keeps 98 % of 400 samples/s
-        on links of 12.5 MB/s and 5 ms'
+        'auto: local-sgd, an exchange every 4 steps in bf16, overlapped: should learn most a second, at 98 % of
+        400 samples/s, on links of 12.5 MB/s and 5 ms'
     """
     rule, every, dtype, overlap = choice.candidate
-    why = "" if rule.synchronous else ", as rounds so short keep less"
+    why = "" if rule.synchronous else ", as rounds keep less"
     if isinstance(rule, Anytime):
         why = f", as speeds vary by {100 * facts.spread:.0f} %"
     steps = "step" if every == 1 else f"{every} steps"
     packed = "" if dtype == "fp32" else f" in {dtype}"
     hidden = ", overlapped" if overlap else ""
     return (
-        f"auto: {rule.name}{why}, an exchange every {steps}{packed}{hidden}: "
-        f"the tightest that keeps {100 * choice.kept:.0f} % of {facts.total:,.0f} samples/s on {_named(facts.slowest)}"
+        f"auto: {rule.name}{why}, an exchange every {steps}{packed}{hidden}: should learn most a second, "
+        f"at {100 * choice.kept:.0f} % of {facts.total:,.0f} samples/s, on {_named(facts.slowest)}"
     )
 
 

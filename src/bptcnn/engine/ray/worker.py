@@ -148,7 +148,7 @@ class WorkerActor:
                     return answer
             elif local.done and call is None:
                 finished = local.finish()
-                call = self._push(pushed(self._worker, incarnation, finished))
+                call = self._push(pushed(self._worker, incarnation, finished), waits=local.idle)
                 if finished.to is not None and finished.parcel is not None:
                     self._post.send(finished.to, finished.parcel)
             elif waits:
@@ -200,7 +200,12 @@ class WorkerActor:
         """Call the server in a thread of its own: packing and unpacking weights must not hold up the steps either."""
         return self._submit(lambda: self._opened(ray.get(getattr(self._server, method).remote(*arguments, **named))))
 
-    def _push(self, push: Pushed) -> Future[Answer]:
+    def _push(self, push: Pushed, *, waits: bool) -> Future[Answer]:
+        """Push likewise; who has nothing else to do needs no other thread, and saves the time of handing over."""
+        if waits and not self._mixes:
+            answered: Future[Answer] = Future()
+            answered.set_result(self._opened(self._deliver(self._end.pack(push))))
+            return answered
         return self._submit(lambda: self._opened(self._deliver(self._end.pack(push))))
 
     def _submit(self, call: Callable[[], Answer]) -> Future[Answer]:
