@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import pickle
 import socket
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -16,25 +17,34 @@ import pytest
 import ray
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real.processes import until
 
 from bptcnn.engine.packing import Letter
 from bptcnn.engine.ray import channel
 from bptcnn.engine.ray.channel import IN_BAND, Address, Channel, Listener, connected
-from bptcnn.errors import RunFolderError, ServerLostError
+from bptcnn.errors import ClusterError, RunFolderError, ServerLostError
 from bptcnn.outer.messages import Pushed
 from bptcnn.wire import Packed
 
+made: list[Listener] = []
+"""The listener of the moment."""
+
 
 @contextmanager
-def listening(answer: Callable[[Any], Awaitable[Any]]) -> Iterator[Address]:
+def listening(
+    answer: Callable[[Any], Awaitable[Any]],
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+    host: str = "127.0.0.1",
+) -> Iterator[Address]:
     """A listener on a loop of its own; everything is hung up in the end."""
-    loop, found = asyncio.new_event_loop(), Event()
+    loop, found = new_loop(), Event()
     addresses: list[Address | None] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+        patch.setattr(ray.util, "get_node_ip_address", lambda: host)
 
         async def life() -> None:
             listener = Listener(answer)
+            made[:] = [listener]
             addresses.extend([listener.address(), listener.address()])
             found.set()
 
@@ -80,6 +90,12 @@ def test_what_is_sent_arrives_whatever_its_size(vectors: list[Any]) -> None:
             answer = worker.ask(Letter(message, vector))
             assert answer.message == message
             assert pickle.dumps(answer.vector) == pickle.dumps(vector)
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="no IPv6 on this machine")
+def test_an_address_may_be_of_either_kind() -> None:
+    with listening(echo, host="::1") as address:
+        assert Channel(address).ask("hello") == "hello"
 
 
 def test_a_large_vector_lands_in_memory_of_its_own_that_may_be_written_to() -> None:
@@ -135,9 +151,12 @@ class Trap:
 
 def test_who_does_not_know_the_secret_is_hung_up_on_before_anything_is_read() -> None:
     with listening(echo) as address:
-        stranger = Channel(address._replace(secret=bytes(len(address.secret))))
-        with pytest.raises(ServerLostError, match="the connection to the server broke"):
-            stranger.ask(Trap())
+        with pytest.raises(OSError, match="hung up"):
+            Channel(address._replace(secret=bytes(len(address.secret))))
+        with socket.create_connection(address[:2]) as stranger:
+            stranger.sendall(bytes(len(address.secret)) + b"".join(channel._packed(Trap())))
+            with suppress(ConnectionResetError):
+                assert not stranger.recv(1)
         assert not Trap.sprung
         assert Channel(address).ask("hello") == "hello"
 
@@ -146,18 +165,52 @@ def test_a_server_that_is_gone_is_told_from_one_that_never_was() -> None:
     with listening(echo) as address:
         worker = Channel(address)
         assert worker.ask(1) == 1
-    gc.collect()
     with pytest.raises(ServerLostError):
         worker.ask(2)
     with pytest.raises(OSError, match="refused"):
         Channel(address)
 
 
-def test_a_worker_that_is_gone_is_forgotten() -> None:
-    with listening(echo) as address:
-        for _ in range(20):
-            Channel(address)._connection.close()
-        assert Channel(address).ask("still here") == "still here"
+def test_a_worker_that_is_gone_is_forgotten_with_all_that_it_sent() -> None:
+    seen: list[weakref.ref[Any]] = []
+
+    async def answer(request: Any) -> Any:
+        seen.append(weakref.ref(request))
+        return request + 1
+
+    with listening(answer) as address:
+        for _ in range(5):
+            worker = Channel(address)
+            worker.ask(np.zeros(IN_BAND, np.float32))
+            assert len(made[-1].lives) == 2
+            until(lambda: seen[-1]() is None, "the end of what was sent", patience_s=10)
+            worker._connection.close()
+            until(lambda: len(made[-1].lives) == 1, "the end of the connection", patience_s=10)
+        with socket.create_connection(address[:2]) as cut:
+            cut.sendall(address.secret + b"ha")  # and is cut off within a message
+        until(lambda: len(made[-1].lives) == 1, "the end of the connection", patience_s=10)
+        assert Channel(address).ask(np.ones(1)).tolist() == [2.0]
+
+
+def test_who_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "CONNECT_S", 0.05)
+    with listening(echo) as address, socket.create_connection(address[:2]) as silent:
+        assert not silent.recv(1)
+        until(lambda: len(made[-1].lives) == 1, "the end of the connection", patience_s=10)
+
+
+def test_a_listener_that_fails_to_take_a_connection_in_takes_in_the_next() -> None:
+    taken: list[int] = []
+
+    class Full(asyncio.SelectorEventLoop):
+        async def sock_accept(self, door: socket.socket) -> Any:
+            taken.append(1)
+            if len(taken) == 1:
+                raise OSError(24, "Too many open files")
+            return await super().sock_accept(door)
+
+    with listening(echo, Full) as address:
+        assert Channel(address).ask("hello") == "hello"
 
 
 def test_where_nobody_gets_through_calls_are_rays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +227,22 @@ def test_where_nobody_gets_through_calls_are_rays(monkeypatch: pytest.MonkeyPatc
         assert connected(address, Method())("hello") == "hello"
 
 
-def test_where_ray_is_told_to_encrypt_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_USE_TLS", "1")
+@pytest.mark.parametrize("word", ["1", "true", "True"])
+def test_where_ray_is_told_to_encrypt_nobody_listens(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    monkeypatch.setenv("RAY_USE_TLS", word)
     assert Listener(echo).address() is None
-    assert channel.ray is ray
+
+
+def test_where_the_address_is_not_this_machines_own_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "192.0.2.1")
+    assert Listener(echo).address() is None
+
+
+def test_a_bug_of_the_server_tells_where_it_was() -> None:
+    async def answer(request: Any) -> Any:
+        raise LookupError(lambda: "what cannot be pickled")
+
+    with listening(answer) as address, pytest.raises(ClusterError, match="LookupError") as raised:
+        Channel(address).ask("hello")
+    assert "please report this" in str(raised.value)
+    assert "in answer" in str(raised.value)

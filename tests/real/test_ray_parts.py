@@ -88,6 +88,25 @@ def test_a_push_of_a_worker_that_was_given_up_is_refused(folder: RunFolder) -> N
     asyncio.run(story())
 
 
+def test_a_call_of_an_earlier_life_ends_with_it(folder: RunFolder) -> None:
+    async def story() -> None:
+        actor = server(folder, workers={"count": 3})
+        await actor.poll(FIRST)
+        first = asyncio.create_task(actor.join(0, 1000.0))  # which waits for the others
+        other = asyncio.create_task(actor.join(1, 1000.0))
+        await asyncio.sleep(0)
+        again = asyncio.create_task(actor.join(0, 1000.0))
+        await asyncio.wait([first], timeout=5)
+        assert first.cancelled()
+        await actor.lost(1, "its process died")
+        await asyncio.wait([other], timeout=5)
+        assert other.cancelled()
+        await actor.stop("interrupted", "the user asked to stop")
+        assert isinstance(await again, Finish)
+
+    asyncio.run(story())
+
+
 def test_packed_weights_are_read_and_written_by_the_server(folder: RunFolder) -> None:
     async def story() -> None:
         actor = server(folder, exchange={"every": 4, "dtype": "int8"}, strategy="local-sgd")

@@ -77,8 +77,8 @@ def choose(
 
     Maths: the greatest ``kept (1 + lag)^-lag_price``. What is learned from old weights is learned more slowly, whether
     it is the rounds that are long or that there are none; what is waited for is not learned at all. Where there is no
-    clear difference, rounds, then what waits, what is compressed least, and the shortest cadence. (Compression is not
-    always faster: packing takes the server's time.)
+    clear difference, rounds, then what waits, then what is compressed least. (Compression is not always faster: packing
+    takes the server's time.)
 
     Args:
         facts: of workers and links.
@@ -95,19 +95,45 @@ def choose(
         >>> choose(facts, lambda candidate: min(1.0, candidate.every / 5), dtypes=["fp32"]).candidate.every
         6
     """
-    best: tuple[float, Choice] | None = None
+    best: _Judged | None = None
     for kind in (kind._replace(dtype=dtype) for kind in _kinds(facts, overlap=overlap) for dtype in dtypes):
-        most = 1.0 if kind.rule.timed else predict(kind)  # at its longest cadence
-        for every in _cadences(facts):
-            candidate = kind._replace(every=every)
-            learning = (1 + candidate.lag) ** -lag_price
-            if best is not None and most * learning <= CLEARLY * best[0]:
-                break  # longer rounds only lag more
-            kept = predict(candidate)
-            if best is None or kept * learning > CLEARLY * best[0]:
-                best = kept * learning, Choice(candidate, kept)
-    assert best is not None, "there is a cadence of one step"
-    return best[1]
+        tried = [kind._replace(every=every) for every in _cadences(facts)]
+        least = CLEARLY * best.worth if best else 0.0
+        best = _best(tried, predict, lag_price, least) or best
+    assert best is not None, "nothing is worth less than nothing"
+    return best.choice
+
+
+class _Judged(NamedTuple):
+    worth: float
+    choice: Choice
+
+
+def _best(
+    tried: Sequence[Candidate], predict: Predict, lag_price: float, least: float, most: float = 1.0
+) -> _Judged | None:
+    """Of candidates that only differ in their cadence, in its order, the shortest of the greatest worth.
+
+    What is kept grows with the cadence, but for rounds by the clock: what one keeps is a bound for all that are
+    shorter. So few are asked for, as each is a simulation.
+
+    Args:
+        tried: the candidates.
+        predict: what one would keep.
+        lag_price: what lag costs.
+        least: what it has to be worth.
+        most: what none keeps more than.
+    """
+    if not tried or most * (1 + tried[0].lag) ** -lag_price < least:
+        return None
+    middle = len(tried) // 2
+    choice = Choice(tried[middle], predict(tried[middle]))
+    worth = choice.kept * (1 + choice.candidate.lag) ** -lag_price
+    best = _Judged(worth, choice) if worth >= least else None
+    bound = most if choice.candidate.rule.timed else choice.kept
+    best = _best(tried[:middle], predict, lag_price, max(least, worth), bound) or best
+    above = best.worth * (1 + 1e-9) if best else least  # a longer one has to be better
+    return _best(tried[middle + 1 :], predict, lag_price, above, most) or best
 
 
 def _kinds(facts: Facts, *, overlap: bool) -> list[Candidate]:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import os
 import pickle
 import secrets
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 import ray
 
-from bptcnn.errors import ServerLostError
+from bptcnn.engine.ray.cluster import encrypts
+from bptcnn.errors import BptcnnError, ClusterError, ServerLostError
 
 CONNECT_S = 5.0
 """How long a worker tries to reach the server's machine without Ray."""
@@ -28,10 +29,14 @@ CONNECT_S = 5.0
 IN_BAND = 4096
 """What is smaller is pickled with the message; what is larger is sent from where it lies, and lands where it stays."""
 
-KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
-"""A machine that went away without a word is noticed after a minute and a half."""
+RETRY_S = 0.1
+"""Pause of a listener that could not take a connection in, for want of file descriptors, say."""
+
+PATIENCE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6, "TCP_USER_TIMEOUT": 90_000}
+"""A machine that went away without a word is noticed after a minute and a half, be something under way or not."""
 
 _SECRET_BYTES = 32
+_WELCOME = b"\x01"
 _HEAD = struct.Struct("!QQ")
 """Each message: the number of buffers and the length of the pickle; the buffers' sizes; the pickle; the buffers."""
 
@@ -56,49 +61,63 @@ class Listener:
     def __init__(self, answer: Callable[[Any], Awaitable[Any]]) -> None:
         self._answer = answer
         self._address: Address | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.lives: set[asyncio.Task[None]] = set()
+        """One for whoever is connected, and one that waits for others; the loop itself would let them be collected."""
 
     def address(self) -> Address | None:
-        """Where workers may connect from now on; None where what travels is to be encrypted."""
-        if self._address is None and os.environ.get("RAY_USE_TLS", "0") != "1":
+        """Where workers may connect from now on; None where nobody can, or what travels is to be encrypted."""
+        if self._address is None and not encrypts():
             host = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
-            door = socket.create_server((host, 0))
-            door.setblocking(False)
-            self._address = Address(host, door.getsockname()[1], secrets.token_bytes(_SECRET_BYTES))
-            self._start(self._welcome(door, self._address.secret))
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            with suppress(OSError):  # an address of Ray's that this machine does not know as its own
+                door = socket.create_server((host, 0), family=family)
+                door.setblocking(False)
+                self._address = Address(host, door.getsockname()[1], secrets.token_bytes(_SECRET_BYTES))
+                self._start(self._welcome(door, self._address.secret))
         return self._address
 
-    def _start(self, life: Any) -> None:
+    def _start(self, life: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(life)
-        self._tasks.add(task)  # the loop itself would let it be collected
-        task.add_done_callback(self._tasks.discard)
+        self.lives.add(task)
+        task.add_done_callback(self.lives.discard)
 
     async def _welcome(self, door: socket.socket, secret: bytes) -> None:
-        while True:
-            connection, _ = await asyncio.get_running_loop().sock_accept(door)
-            self._start(self._serve(connection, secret))
+        with door:
+            while True:
+                try:
+                    connection, _ = await asyncio.get_running_loop().sock_accept(door)
+                except OSError:
+                    await asyncio.sleep(RETRY_S)
+                else:
+                    self._start(self._serve(connection, secret))
 
     async def _serve(self, connection: socket.socket, secret: bytes) -> None:
         """Answer request after request, until who asks goes away."""
-        loop = asyncio.get_running_loop()
-        with connection, suppress(OSError):
+        with connection, suppress(OSError, asyncio.TimeoutError):
             connection.setblocking(False)
             _tune(connection)
-            if not hmac.compare_digest(await _read(connection, _SECRET_BYTES), secret):
-                return
-            while True:
-                count, length = _HEAD.unpack(await _read(connection, _HEAD.size))
-                sizes = _sizes(await _read(connection, count * _SIZE.size))
-                body = await _read(connection, length)
-                buffers = [await _read(connection, size) for size in sizes]
-                for part in _packed(await self._reply(pickle.loads(body, buffers=buffers))):
-                    await loop.sock_sendall(connection, part)
+            said = await asyncio.wait_for(_read(connection, _SECRET_BYTES), CONNECT_S)
+            if hmac.compare_digest(said, secret):
+                await asyncio.get_running_loop().sock_sendall(connection, _WELCOME)
+                while True:
+                    await self._exchange(connection)
 
-    async def _reply(self, request: Any) -> Any:
+    async def _exchange(self, connection: socket.socket) -> None:
+        """Answer one request; in a function of its own, so that nothing of it is kept until the next."""
+        count, length = _HEAD.unpack(await _read(connection, _HEAD.size))
+        sizes = _sizes(await _read(connection, count * _SIZE.size))
+        body = await _read(connection, length)
+        buffers = [await _read(connection, size) for size in sizes]
+        for part in await self._reply(body, buffers):
+            await asyncio.get_running_loop().sock_sendall(connection, part)
+
+    async def _reply(self, body: memoryview, buffers: list[memoryview]) -> list[Any]:
         try:
-            return await self._answer(request)
-        except Exception as error:
-            return _Failed(error)
+            return _packed(await self._answer(pickle.loads(body, buffers=buffers)))
+        except BptcnnError as error:
+            return _packed(_Failed(error))
+        except Exception:
+            return _packed(_Failed(ClusterError(f"the server failed, please report this: {traceback.format_exc()}")))
 
 
 class Channel:
@@ -113,9 +132,10 @@ class Channel:
 
     def __init__(self, address: Address) -> None:
         self._connection = socket.create_connection(address[:2], timeout=CONNECT_S)
-        self._connection.settimeout(None)
         _tune(self._connection)
         self._connection.sendall(address.secret)
+        self._read(len(_WELCOME))  # else whoever answers here is not the server
+        self._connection.settimeout(None)
 
     def ask(self, request: Any) -> Any:
         """Send a request and wait for the answer.
@@ -128,7 +148,7 @@ class Channel:
 
         Raises:
             ServerLostError: the connection broke.
-            Exception: what answering it raised.
+            BptcnnError: answering it failed.
         """
         try:
             for part in _packed(request):
@@ -170,7 +190,7 @@ def connected(address: Address | None, method: Any) -> Callable[[Any], Any]:
 class _Failed(NamedTuple):
     """Instead of an answer: what went wrong."""
 
-    error: Exception
+    error: BptcnnError
 
 
 def _packed(message: Any) -> list[Any]:
@@ -214,5 +234,5 @@ async def _read(connection: socket.socket, size: int) -> memoryview:
 def _tune(connection: socket.socket) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE.items():
+    for name, value in PATIENCE.items():
         connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

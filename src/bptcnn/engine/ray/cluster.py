@@ -79,6 +79,11 @@ def this_node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
+def encrypts() -> bool:
+    """Whether Ray is told to encrypt what it sends."""
+    return os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
+
+
 def _check_room(num_workers: int, num_cores: int) -> None:
     most = WORKERS_PER_CORE * num_cores
     if num_workers > most:
@@ -148,7 +153,7 @@ def _probe(address: str) -> None:
             f"nothing answers at {address!r} ({_brief(error)}): start a cluster there with 'ray start --head', "
             "or correct the address"
         ) from None
-    if answer[3:4] != _SETTINGS and os.environ.get("RAY_USE_TLS", "0") != "1":
+    if answer[3:4] != _SETTINGS and not encrypts():
         raise ClusterError(f"what answers at {address!r} is no Ray head: give the port that 'ray start --head' named")
 
 

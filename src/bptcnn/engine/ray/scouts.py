@@ -26,7 +26,7 @@ from bptcnn.engine.ray.fate import die_with_parent
 from bptcnn.engine.ray.probe import step_speeds, throttle
 from bptcnn.engine.ray.rehearsal import DeskActor, exchange
 from bptcnn.engine.virtual import Link
-from bptcnn.errors import BptcnnError, ClusterError, ConfigError, WorkerError
+from bptcnn.errors import BptcnnError, ClusterError, ConfigError, ServerLostError, WorkerError
 from bptcnn.inner.machine.devices import device_named
 from bptcnn.inner.machine.hardware import num_cores
 from bptcnn.inner.machine.memory import keep_memory
@@ -222,6 +222,8 @@ def _answers(calls: Mapping[int, Any], until_s: float, look_up: Callable[[], Non
             try:
                 found[worker] = ray.get(call)
             except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, ServerLostError | ray.exceptions.RayActorError):
+                    continue  # the desk died, or it was cut off
                 if isinstance(error.cause, BptcnnError):
                     raise error.cause from error
                 raise

@@ -14,6 +14,7 @@ from bptcnn import checkpoint
 from bptcnn.config import RunConfig
 from bptcnn.engine.journal import Journal
 from bptcnn.engine.packing import Letter, ServerEnd
+from bptcnn.engine.ray.calls import Calls
 from bptcnn.engine.ray.channel import Address, Listener
 from bptcnn.engine.ray.fate import die_with_parent
 from bptcnn.engine.ray.past import hold, look_back
@@ -81,7 +82,7 @@ class ServerActor:
         self._setup, self._config, self._folder = setup, config, RunFolder.peek(path)
         self._opened = asyncio.Event()
         self._saves = Saves(self._folder.checkpoints_path, config.checkpoint.keep)
-        self._calls: dict[int, asyncio.Future[Answer]] = {}
+        self._calls = Calls[Answer]()
         self._orders: list[Order] = []
         self._handles: dict[int, Any] = {}
         self._meeting_point = MeetingPoint()
@@ -252,11 +253,12 @@ class ServerActor:
             return Finish(coordinator.outcome, coordinator.reason)
         commands = self._decide(event)
         refusal = next((command for command in commands if isinstance(command, Refuse)), None)
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        if refusal is None:
-            self._calls[worker] = answer
+        if refusal is not None:
+            self._dispatch(commands)
+            return refusal
+        answer = self._calls.begin(worker)
         self._dispatch(commands)
-        return refusal if refusal is not None else await answer
+        return await answer
 
     def _adopt(self, event: Evaluated) -> None:
         """Take in what the session before measured too late for its last checkpoint, if that checkpoint has it."""
@@ -279,15 +281,13 @@ class ServerActor:
     def _dispatch(self, commands: list[Command]) -> None:
         for command in commands:
             if isinstance(command, Send):
-                self._calls.pop(command.worker).set_result(self._end.pack(command))
+                self._calls.answer(command.worker, self._end.pack(command))
             elif isinstance(command, Reduce):
-                self._calls.pop(command.worker).set_result(command)
+                self._calls.answer(command.worker, command)
             elif isinstance(command, Replace | Dismiss):
-                self._calls.pop(command.worker, None)
+                self._calls.drop(command.worker)
             elif isinstance(command, Finish):
-                for answer in self._calls.values():
-                    answer.set_result(command)
-                self._calls = {}
+                self._calls.answer_all(command)
             if isinstance(command, Replace | Dismiss | Evaluate | Finish):
                 self._orders.append(command)
 

@@ -23,7 +23,7 @@ from bptcnn.engine.ray.post import Post
 from bptcnn.engine.ray.probe import step_speeds, throttle
 from bptcnn.engine.ray.ring import Ring
 from bptcnn.engine.translate import pushed, reported, work
-from bptcnn.errors import ConfigError, DivergedError, RunFolderError, ServerLostError, WorkerError
+from bptcnn.errors import ClusterError, ConfigError, DivergedError, RunFolderError, ServerLostError, WorkerError
 from bptcnn.inner import LocalWorker, Parcel, Recipient
 from bptcnn.inner.account import LastStep
 from bptcnn.inner.machine.devices import device_named
@@ -101,7 +101,7 @@ class WorkerActor:
             self._learner = self._job.learner(self._job.network(), self._threads, self._device)
             self._stay(self._measure())
             return self._learner.last_step()
-        except (ray.exceptions.RayError, ServerLostError, RunFolderError, ConfigError):
+        except (ray.exceptions.RayError, ClusterError, RunFolderError, ConfigError):
             raise  # the server's, or Ray's own; or the user's, who is told in the same words
         except Exception as error:
             raise WorkerError(f"worker {self._worker} failed: {described(error)}") from error
@@ -109,28 +109,32 @@ class WorkerActor:
     def _stay(self, speed: float) -> None:
         """Join the server, and join again each time it was restarted from its checkpoint."""
         gone_s: float | None = None
+        cut_in = -1
         while True:
             try:
                 session = ray.get(self._server.session.remote())
                 gone_s = None
-                answer = self._train(speed)
+                answer = self._train(speed, by_ray=session == cut_in)
                 if not isinstance(answer, Refuse) or session == ray.get(self._server.session.remote()):
                     return
             except DivergedError as error:
                 ray.get(self._server.stop.remote("diverged", f"{error} of worker {self._worker}"))
                 return
-            except (ray.exceptions.RayActorError, ServerLostError):
+            except ServerLostError:
+                cut_in = session  # if this server lives, what cut the connection may do so again
+            except ray.exceptions.RayActorError:
                 gone_s = time.monotonic() if gone_s is None else gone_s
                 if time.monotonic() - gone_s > LOST_SERVER_S:
                     raise
                 time.sleep(RETRY_S)
 
-    def _train(self, speed: float) -> Answer:
+    def _train(self, speed: float, *, by_ray: bool) -> Answer:
         """The life of one incarnation; returns what ended it."""
         for _ in self._post.received():
             pass  # of an earlier life of the server, which this one knows nothing of
         local, self._end = self._job.local_worker(self._learner, self._worker), self._job.worker_end()
-        self._deliver = connected(ray.get(self._server.address.remote()), self._server.push)
+        address = None if by_ray else ray.get(self._server.address.remote())
+        self._deliver = connected(address, self._server.push)
         handle = ray.get_runtime_context().current_actor
         call: Future[Answer] | None = self._ask("join", self._worker, speed, handle)
         incarnation = 0
