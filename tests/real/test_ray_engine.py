@@ -211,7 +211,9 @@ def drawn(run: Run) -> list[int]:
 
 
 def test_an_asynchronous_run_can_be_played_again_and_says_where_the_machine_is_too_slow(tmp_path: Path) -> None:
-    config = RunConfig(epochs=20, allocation="dynamic", workers={"count": 2, "speeds": (1e6, 1e6)})
+    # At the usual rate about one run in five diverges where others use the cores, too, and leases differ most.
+    steady = {"optimizer": {"lr": 0.005}, "allocation": "dynamic"}
+    config = RunConfig(epochs=20, workers={"count": 2, "speeds": (1e6, 1e6)}, **steady)
     run = train(config, out=tmp_path / "run")
     steps = replayed(run, config)
     assert len(steps) > 50
