@@ -120,8 +120,7 @@ def test_whoever_waits_for_an_answer_does_not_hold_up_the_others() -> None:
         patient, other, heard = Channel(address), Channel(address), []
         waiting = Thread(target=lambda: heard.append(patient.ask("wait")))
         waiting.start()
-        while "wait" not in calls:
-            pass
+        until(lambda: "wait" in calls, "the request", patience_s=10)
         assert other.ask("go on") == "done"
         waiting.join()
     assert heard == ["at last"]

@@ -137,16 +137,16 @@ def _best(
 
 
 def _kinds(facts: Facts, *, overlap: bool) -> list[Candidate]:
-    """Rounds and none, with a lease ahead and without, each at its longest cadence.
+    """Rounds and none, with a lease ahead and without; each stands for all cadences.
 
     Rounds that wait for all are for steady speeds. Else a lease ahead makes up for who is slow just now; where there
     may be none, rounds end by the clock.
     """
-    every, free = _cadences(facts)[-1], AsyncLocalSgd(momentum=0.0)
-    waiting = Candidate(free, every, DTYPES[0], overlap=False)
+    free = AsyncLocalSgd(momentum=0.0)
+    waiting = Candidate(free, 1, DTYPES[0], overlap=False)
     if not overlap:
         return [waiting._replace(rule=Anytime() if facts.restless else LocalSgd()), waiting]
-    ahead = [Candidate(rule, every, DTYPES[0]) for rule in (LocalSgd(), free)]
+    ahead = [Candidate(rule, 1, DTYPES[0]) for rule in (LocalSgd(), free)]
     return [*([waiting._replace(rule=LocalSgd())] if facts.steady else []), ahead[0], waiting, ahead[1]]
 
 

@@ -206,11 +206,15 @@ class WorkerActor:
 
     def _push(self, push: Pushed, *, waits: bool) -> Future[Answer]:
         """Push likewise; who has nothing else to do needs no other thread, and saves the time of handing over."""
-        if waits and not self._mixes:
-            answered: Future[Answer] = Future()
-            answered.set_result(self._opened(self._deliver(self._end.pack(push))))
-            return answered
-        return self._submit(lambda: self._opened(self._deliver(self._end.pack(push))))
+
+        def call() -> Answer:
+            return self._opened(self._deliver(self._end.pack(push)))
+
+        if not waits or self._mixes:
+            return self._submit(call)
+        answered: Future[Answer] = Future()
+        answered.set_result(call())
+        return answered
 
     def _submit(self, call: Callable[[], Answer]) -> Future[Answer]:
         submitted = self._messenger.submit(call)
