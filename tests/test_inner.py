@@ -367,6 +367,17 @@ def test_the_learning_rate_follows_the_progress_of_the_run() -> None:
     assert [epoch for _, epoch, _ in notes.asked] == [1, 1, 1, 1, 2]
 
 
+def test_a_step_on_few_samples_goes_less_far() -> None:
+    """Of 40 samples a step should have 4 at least: one of 1 has a quarter of the rate, one of 4 or 6 the whole."""
+    notes = Notes()
+    worker = LocalWorker(40, OptimizerConfig(lr=0.5), CONSTANT, notes, notes, smallest_step=4)  # type: ignore[arg-type]
+    worker.receive(0, None, [a_lease(1, 1), a_lease(2, 4), a_lease(3, 6)])
+    while worker.holds_work:
+        worker.step()
+        worker.finish()
+    assert [lr for _, _, lr in notes.asked] == [0.125, 0.5, 0.5]
+
+
 def test_a_finished_lease_reports_what_it_came_to() -> None:
     worker = a_worker(Notes())
     worker.receive(3, np.zeros(3, np.float32), [a_lease(7, 40)])

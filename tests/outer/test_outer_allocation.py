@@ -197,12 +197,12 @@ def test_what_a_round_cannot_share_out_is_carried_over_to_the_next(speeds: list[
 
 
 def test_slower_workers_make_smaller_steps_or_fewer() -> None:
-    """Three steps each: of 10, 6 (rounded from 5.5), 3 and 1 samples."""
-    plan = Plan(num_samples=10_000, epochs=2, batch_size=10, every=3, seed=0, proportional=True)
+    """Of 10, 6 (rounded from 5.5) and 3 samples; 2 where it would be none; thrice the exact part a lease."""
+    plan = Plan(num_samples=10_000, epochs=2, batch_size=10, every=3, seed=0, proportional=True, smallest_step=2)
     allocator, ledger = Dynamic().start(plan), Ledger(10_000)
     speeds = {0: 2000.0, 1: 1100.0, 2: 550.0, 3: 1.0}
-    assert [plan.step_size(worker, speeds) for worker in speeds] == [10, 6, 3, 1]
-    assert [draw(allocator, ledger, [w], speeds)[w] for w in range(4)] == [30, 18, 9, 3]
+    assert [plan.step_size(worker, speeds) for worker in speeds] == [10, 6, 3, 2]
+    assert [draw(allocator, ledger, [w], speeds)[w] for w in range(4)] == [30, 16, 8, 1]
     equal = replace(plan, proportional=False)
     assert [equal.step_size(worker, speeds) for worker in speeds] == [10] * 4
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -109,7 +110,20 @@ class Job:
         rule, mixing = self.rule, None
         if isinstance(rule, Peers):
             mixing = Mixing(flat, answers_to=worker if rule.answered else None)
-        return LocalWorker(config.batch_size, self.optimizer, config.schedule, learner, exchange, mixing)
+        return LocalWorker(
+            config.batch_size,
+            self.optimizer,
+            config.schedule,
+            learner,
+            exchange,
+            mixing,
+            smallest_step=self.smallest_step,
+        )
+
+    @property
+    def smallest_step(self) -> int:
+        """Samples of a local step at least."""
+        return max(1, ceil(self.config.exchange.smallest_step * self.config.batch_size))
 
     def worker_end(self) -> WorkerEnd:
         """A worker's end of its connection to the server, for one incarnation."""
@@ -140,6 +154,7 @@ class Job:
             every,
             config.seed,
             proportional,
+            self.smallest_step,
             config.exchange.post,
         )
         return Setup(

@@ -75,6 +75,7 @@ class LocalWorker:
         learner: does the arithmetic; None to simulate timing only.
         exchange: sends weights to a server and takes in its answers; given with a learner, unless there is a mixing.
         mixing: sends weights to other workers and takes in theirs.
+        smallest_step: samples from which on a local step goes its full way.
 
     Example:
         >>> worker = LocalWorker(32, OptimizerConfig(), ScheduleConfig())
@@ -94,8 +95,11 @@ class LocalWorker:
         learner: Learner | None = None,
         exchange: Exchange | None = None,
         mixing: Mixing | None = None,
+        *,
+        smallest_step: int = 1,
     ) -> None:
         self._batch_size = batch_size
+        self._smallest_step = smallest_step
         self._optimizer = optimizer
         self._schedule = schedule
         self._learner = learner
@@ -209,7 +213,8 @@ class LocalWorker:
         start, stop = self._bounds()
         lease = self._leases[0]
         if self._learner is not None:
-            lr = self._optimizer.lr * self._schedule.factor(self._progress(lease))
+            way = min(1.0, (stop - start) / self._smallest_step)
+            lr = way * self._optimizer.lr * self._schedule.factor(self._progress(lease))
             try:
                 result = self._learner.step(lease.indices[start:stop], lease.epoch, lr)
             except DivergedError as error:

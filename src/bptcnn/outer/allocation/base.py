@@ -29,6 +29,11 @@ class ExchangeConfig(Section):
     make the same number of steps; ``equal``: ``batch_size`` for all, so that slower ones make fewer. Where all workers
     hold as much (``uniform``), their steps are equal anyway."""
 
+    smallest_step: float = Field(default=0.125, ge=0, le=1)
+    """Samples of a local step at least, as a part of ``batch_size``: a worker so slow that its part of a step is less
+    makes fewer steps instead, and a step that has less all the same goes less far, in proportion. A learning rate that
+    suits whole batches is too much for a few samples: they would lead the worker astray."""
+
     overlap: bool = True
     """Train on while push and pull travel, and, in a round, while others are still at it; what an answer changes is
     then folded in one lease later."""
@@ -56,6 +61,7 @@ class Plan:
         every: local steps between exchanges, or ``"epoch"``.
         seed: of all orders.
         proportional: whether slower workers make smaller steps, rather than fewer.
+        smallest_step: samples of a local step at least.
         post: part of the run in which workers exchange after every step.
     """
 
@@ -65,6 +71,7 @@ class Plan:
     every: int | Literal["epoch"]
     seed: int
     proportional: bool = False
+    smallest_step: int = 1
     post: float = 0.0
 
     def cadence(self, committed: int) -> int | Literal["epoch"]:
@@ -79,11 +86,11 @@ class Plan:
             speeds: samples/s of every worker that takes part.
 
         Returns:
-            At least 1.
+            ``batch_size`` for the fastest; ``smallest_step`` at least.
         """
         if not self.proportional:
             return self.batch_size
-        return max(1, round(self.batch_size * speeds[worker] / max(speeds.values())))
+        return max(self.smallest_step, round(self.batch_size * speeds[worker] / max(speeds.values())))
 
     @property
     def total(self) -> int:

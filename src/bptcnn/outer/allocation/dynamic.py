@@ -36,9 +36,9 @@ class Dynamic(Section):
 class DynamicAllocator(Allocator):
     """Deals one shuffled epoch at a time into the shared pool.
 
-    A lease holds ``every`` local steps for the fastest worker and is in proportion for the others: whole steps, at
-    least one, where workers come one by one; exact to the sample in rounds, which last as long as their slowest lease.
-    What a worker is owed of a sample is carried over to its next round, so that shares are exact in the long run, too.
+    A lease holds ``every`` local steps for the fastest worker and is in proportion for the others, to the sample; where
+    workers come one by one and all steps are of one size, whole steps, at least one. What a worker is owed of a sample
+    is carried over to its next round, so that shares are exact in the long run, too.
     Towards the end of the run (of the epoch, in rounds) leases shrink to each worker's share of what is left, so that
     all finish together.
     """
@@ -88,12 +88,12 @@ class DynamicAllocator(Allocator):
         ledger.deal(epoch=self._dealt, owner=SHARED, indices=order)
 
     def _size(self, worker: int, committed: int, speeds: Mapping[int, float]) -> int:
-        """Samples of a full lease: whole steps in proportion to speed."""
+        """Samples of a full lease, in proportion to speed; whole steps where all are of one size."""
         plan, every = self.plan, self.plan.cadence(committed)
         if every == "epoch":
             return max(1, round(plan.num_samples * speeds[worker] / sum(speeds.values())))
         if plan.proportional:
-            return every * plan.step_size(worker, speeds)
+            return max(1, round(every * plan.batch_size * speeds[worker] / max(speeds.values())))
         return max(1, round(every * speeds[worker] / max(speeds.values()))) * plan.batch_size
 
     def _single(self, ready: Sequence[int], left: int, ledger: Ledger, speeds: Mapping[int, float]) -> dict[int, int]:
