@@ -508,6 +508,10 @@ class Bed:
         self.naps += 1
 
 
+def emulated(speed: float, bed: Bed) -> Throttle:
+    return Throttle(speed, clock=lambda: bed.now, sleep=bed.sleep)
+
+
 @given(
     speed=st.floats(1, 1e5),
     num_samples=st.integers(1, 1000),
@@ -519,22 +523,39 @@ def test_a_step_never_ends_sooner_than_asked(
     speed: float, num_samples: int, worked: float, begun: float, fractions: list[float]
 ) -> None:
     span = num_samples / speed
-    bed = Bed(begun + worked * span, fractions)
-    Throttle(speed, clock=lambda: bed.now, sleep=bed.sleep).pace(num_samples, begun)
+    bed = Bed(begun, fractions)
+    with emulated(speed, bed).step(num_samples):
+        bed.now += worked * span
     assert bed.now >= begun + span
     if worked <= 1:
         assert bed.now == pytest.approx(begun + span)
 
 
 def test_a_step_that_was_slow_by_itself_is_not_held_up() -> None:
-    bed = Bed(3.0, [])
-    Throttle(100.0, clock=lambda: bed.now, sleep=bed.sleep).pace(100, started_s=1.0)
-    assert (bed.now, bed.naps) == (3.0, 0)
+    bed = Bed(1.0, [])
+    throttle = emulated(100.0, bed)
+    for step in range(1, 4):
+        with throttle.step(100):
+            bed.now += 2
+        assert (bed.now, bed.naps) == (1.0 + 2 * step, 0)
+
+
+def test_work_is_done_at_the_end_of_a_step_once_it_is_known_how_long_it_takes() -> None:
+    bed = Bed(0.0, [])
+    throttle = emulated(100.0, bed)
+    begun = []
+    for worked in (0.2, 0.1, 0.3, 0.3):
+        with throttle.step(100):
+            begun.append(bed.now)
+            bed.now += worked
+    assert begun == pytest.approx([0, 1.8, 2.8, 3.7])  # the third was expected to take 0.2, and ended late
+    assert bed.now == pytest.approx(4)
 
 
 def test_a_late_timer_does_not_slow_the_emulated_machine_down() -> None:
     bed = Bed(0.0, [1.5] * 100)  # each nap lasts half as long again as asked for
-    throttle = Throttle(100.0, clock=lambda: bed.now, sleep=bed.sleep)
+    throttle = emulated(100.0, bed)
     for step in range(1, 51):
-        throttle.pace(10, started_s=bed.now)
+        with throttle.step(10):
+            pass
         assert 0.1 * step <= bed.now <= 0.1 * step + 0.05 + 1e-9

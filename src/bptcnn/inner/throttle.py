@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+REMEMBERED = 8
+"""Steps whose work tells how long the next one's may take."""
 
 
 class Throttle:
     """Stretch each local step of B samples to at least B / speed seconds.
 
-    A timer wakes late, the more so the busier the machine is. That lateness is the emulation's, not the emulated
-    machine's: the next step's time counts from when the wait should have ended. So n steps in a row never end before
-    n B / speed seconds.
+    The work is done at the end of that time. At its beginning all workers of a round would want a core of the machine
+    that plays them, just when the server has answers to send.
+
+    A timer wakes late, the more so the busier the machine is, and work may take longer than it did before. Such
+    lateness is the emulation's, not the emulated machine's: the next step's time counts from when this one should have
+    ended. So n steps in a row never end before n B / speed seconds.
 
     Args:
         samples_per_s: the speed to emulate.
@@ -20,7 +28,8 @@ class Throttle:
     Example:
         >>> now = [0.0]
         >>> throttle = Throttle(100.0, clock=lambda: now[0], sleep=lambda s: now.__setitem__(0, now[0] + s))
-        >>> throttle.pace(50, started_s=0.0)
+        >>> with throttle.step(50):
+        ...     now[0] += 0.2
         >>> now[0]
         0.5
     """
@@ -29,18 +38,28 @@ class Throttle:
         self._samples_per_s = samples_per_s
         self._clock = clock
         self._sleep = sleep
-        self._overslept_s = 0.0
+        self._late_s = 0.0
+        self._worked_s: deque[float] = deque(maxlen=REMEMBERED)
 
-    def pace(self, num_samples: int, started_s: float) -> None:
-        """Wait until a step that began at ``started_s`` has lasted as long as it should.
+    @contextmanager
+    def step(self, num_samples: int) -> Iterator[None]:
+        """Around the work of a step: wait, and afterwards until the step has lasted as long as it should.
 
         Args:
             num_samples: samples of the step.
-            started_s: when it began, on the clock.
         """
         span_s = num_samples / self._samples_per_s
-        end_s = started_s + span_s - self._overslept_s
-        self._overslept_s = 0.0
-        while (left_s := end_s - self._clock()) > 0:
+        end_s = self._clock() + span_s - self._late_s
+        if self._worked_s:
+            self._wait(end_s - max(self._worked_s))
+        begun_s = self._clock()
+        yield
+        worked_s = self._clock() - begun_s
+        self._worked_s.append(worked_s)
+        self._wait(end_s)
+        # Work that takes more than the whole time is the machine's own slowness.
+        self._late_s = min(self._clock() - end_s, span_s) if worked_s < span_s else 0.0
+
+    def _wait(self, until_s: float) -> None:
+        while (left_s := until_s - self._clock()) > 0:
             self._sleep(left_s)
-            self._overslept_s = min(max(0.0, self._clock() - end_s), span_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import numpy as np
 import torch
@@ -44,10 +44,8 @@ def step_speeds(
         if step > num_steps and time.perf_counter() - begun_s > budget_s:
             break
         started_s = time.perf_counter()
-        with suppress(DivergedError):  # training will say so, and in which step
+        with slowed.step(len(indices)) if slowed else nullcontext(), suppress(DivergedError):  # training will say so
             learner.step(indices, epoch=0, lr=1e-6)
-        if slowed is not None:
-            slowed.pace(len(indices), started_s)
         if step:
             speeds.append(len(indices) / (time.perf_counter() - started_s))
     return speeds

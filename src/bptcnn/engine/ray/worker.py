@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from statistics import harmonic_mean
 from typing import Any, TypeAlias
@@ -227,9 +228,8 @@ class WorkerActor:
 
     def _step(self, local: LocalWorker) -> None:
         started_s = time.perf_counter()
-        num_samples = local.step()
-        if self._throttle is not None:
-            self._throttle.pace(num_samples, started_s)
+        with self._throttle.step(local.next_size) if self._throttle else nullcontext():
+            local.step()
         local.note_busy(time.perf_counter() - started_s)
 
     def _measure(self) -> float:
