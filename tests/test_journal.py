@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from jobs import PAIRS, Blank, Clouds, a_config, linear
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bptcnn import telemetry
 from bptcnn.api import simulate
 from bptcnn.config import RunConfig
 from bptcnn.data import wrap
 from bptcnn.engine.job import prepare
-from bptcnn.engine.journal import Journal, name_of, plain
+from bptcnn.engine.journal import POINTS, Journal, name_of, plain
 from bptcnn.engine.replay import replay
 from bptcnn.engine.server import Server
 from bptcnn.errors import RunFolderError
@@ -99,6 +100,22 @@ def test_the_journal_on_disk_is_never_behind_a_checkpoint(tmp_path: Path) -> Non
     with Journal(events, tmp_path / "board", start_s=0.0) as journal:
         train_two_leases(Server(begin(a_setup(config, Blank(100)), None), journal, save), 0.0)
     assert seen == [("save_checkpoint", version) for version in (0, 1, 2)]
+
+
+def test_curves_have_a_bounded_number_of_points_each_the_mean_of_its_pushes(tmp_path: Path) -> None:
+    """A point is due each 10 samples: a push of 2 makes the first, four of 3 and 2, at 6.0 and 1.0, each other one."""
+    with Journal(tmp_path / "events.jsonl", tmp_path / "board", start_s=0.0) as journal:
+        committed = 0
+        for number in range(4001):
+            samples = 2 + number % 2
+            committed += samples
+            push = Pushed(0, 1, number, number, 0, 1, samples, 0.1, 1.0 + 5 * (number % 2), 0.5, None)
+            journal.curves(push, number / 100, committed, total=10 * POINTS)
+    board = EventAccumulator(str(tmp_path / "board"), size_guidance={"scalars": 0})
+    board.Reload()
+    found = [(point.step, point.value) for point in board.Scalars("train_loss/worker_0")]
+    assert found[:3] == [(2, 1.0), (12, pytest.approx((3 * 6 + 2 + 3 * 6 + 2) / 10)), (22, pytest.approx(4.0))]
+    assert len(found) == 1001
 
 
 # ---------------------------------------------------------------------------------------- played again

@@ -6,7 +6,8 @@ From ``events.jsonl`` a run can be played again, see ``replay``.
 from __future__ import annotations
 
 import zlib
-from dataclasses import fields
+from collections import defaultdict
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -16,6 +17,9 @@ from typing_extensions import Self
 
 from bptcnn.outer.messages import Command, Evaluated, Event, Lease, Pushed
 from bptcnn.telemetry import EventLog, TensorBoardLog
+
+POINTS = 1000
+"""Of a worker's curve at most: pushes that lie closer together than its points make one, their mean by samples."""
 
 
 class Journal:
@@ -30,6 +34,7 @@ class Journal:
     def __init__(self, events_path: Path, tensorboard_path: Path, start_s: float) -> None:
         self._log = EventLog(events_path)
         self._board = TensorBoardLog(tensorboard_path, start_s)
+        self._gathered: dict[int, _Gathered] = defaultdict(_Gathered)
 
     def event(self, event: Event, now: float) -> None:
         """Write an event, as the coordinator is about to hear it.
@@ -49,17 +54,22 @@ class Journal:
         """
         self._log.write(now, name_of(type(command)), **plain(command))
 
-    def curves(self, event: Event, now: float, committed: int) -> None:
+    def curves(self, event: Event, now: float, committed: int, total: int) -> None:
         """Draw what an event adds to the TensorBoard curves, against committed samples.
 
         Args:
             event: as handled.
             now: the run's clock, seconds.
             committed: samples committed after it.
+            total: samples of the whole run.
         """
-        if isinstance(event, Pushed):
-            self._board.scalar(f"train_loss/worker_{event.worker}", event.loss, committed, now)
-            self._board.scalar(f"train_accuracy/worker_{event.worker}", event.accuracy, committed, now)
+        if isinstance(event, Pushed) and event.samples:
+            gathered = self._gathered[event.worker]
+            gathered.add(event)
+            if committed >= gathered.due:
+                self._board.scalar(f"train_loss/worker_{event.worker}", gathered.loss, committed, now)
+                self._board.scalar(f"train_accuracy/worker_{event.worker}", gathered.accuracy, committed, now)
+                self._gathered[event.worker] = _Gathered(due=committed + total / POINTS)
         if isinstance(event, Evaluated):
             self._board.scalar("test_accuracy", event.accuracy, event.committed, now)
 
@@ -93,6 +103,22 @@ class Journal:
     ) -> None:
         """Close."""
         self.close()
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """What a worker has pushed since the last point of its curves; the next is due at so many committed samples."""
+
+    due: float = 0.0
+    samples: int = 0
+    loss: float = 0.0
+    accuracy: float = 0.0
+
+    def add(self, push: Pushed) -> None:
+        """Take a push into the means."""
+        self.samples += push.samples
+        self.loss += (push.loss - self.loss) * push.samples / self.samples
+        self.accuracy += (push.accuracy - self.accuracy) * push.samples / self.samples
 
 
 def plain(message: Event | Command) -> dict[str, Any]:

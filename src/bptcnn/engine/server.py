@@ -45,7 +45,8 @@ class Server:
         now = round(now, 6)
         self._journal.event(event, now)
         commands = self.coordinator.handle(event, now)
-        self._journal.curves(event, now, self.coordinator.supply.ledger.committed)
+        supply = self.coordinator.supply
+        self._journal.curves(event, now, supply.ledger.committed, supply.plan.total)
         for command in commands:
             self._journal.command(command, now)
             if isinstance(command, SaveCheckpoint):
