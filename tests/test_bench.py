@@ -23,7 +23,7 @@ from bptcnn.bench.figure import Curve, Panel, figure_svg
 from bptcnn.bench.protocol import IDEAL, LEVELS, Protocol, speeds
 from bptcnn.bench.runs import Case, Played, Player, Tell, play, players
 from bptcnn.bench.study import Study, run_rows, table_rows
-from bptcnn.bench.table import lines, markdown
+from bptcnn.bench.table import lines, markdown, printed
 from bptcnn.cli import main
 from bptcnn.config import RunConfig, compose
 from bptcnn.errors import ConfigError
@@ -257,8 +257,24 @@ def test_a_line_is_the_median_of_its_seeds_and_the_fastest_comes_first() -> None
     rows = [row("a", 30.0), row("a", None, seed=2), row("a", 20.0, seed=3), row("b", 11.0), row("c", None)]
     found = lines(rows)
     assert [line.rule for line in found] == ["b", "a", "c"]
-    assert found[1][2:] == (30.0, 3.0, 2, 3, pytest.approx(0.7))
-    assert found[2][2:] == (None, None, 0, 1, 0.6)
+    assert found[1][2:] == (30.0, 3.0, (2.0, None), 2, 3, pytest.approx(0.7))
+    assert found[2][2:] == (None, None, (None, None), 0, 1, 0.6)
+
+
+def test_the_table_tells_how_far_seeds_are_apart() -> None:
+    rows = [
+        row("a", 30.0),
+        row("a", None, seed=2),
+        row("a", 20.0, seed=3),
+        row("b", 11.0),
+        row("b", 12.0),
+        row("c", 9.0),
+    ]
+    heading, *cells = (column for column in printed(rows).columns if column.header == "by seed")
+    assert not cells
+    assert list(heading.cells) == ["", "", "1.10-1.20", "2.00-never"]
+    narrow = [column.header for column in printed(rows, width=42).columns]
+    assert narrow == ["level", "rule", "to target", "of ideal"]
 
 
 def test_the_table_of_the_documents_has_a_row_a_contender() -> None:
@@ -371,7 +387,7 @@ def test_a_benchmark_on_digits_writes_table_figure_and_raw_samples(
     assert all(run["outcome"] == "finished" and run["bytes_pushed"] > 0 for run in raw["runs"])
     trials = json.loads((out / "rates.json").read_text())
     assert [t["kept"] for t in trials] == [True, False] * 6
-    assert re.search(r"3/1 +local-sgd +[\d.]+ s +\d\.\d\d +2/2", shown)
+    assert re.search(r"3/1 +local-sgd +[\d.]+ s +\d\.\d\d +\d\.\d\d-\d\.\d\d +\d", shown)
     assert "run folder" not in shown
 
 

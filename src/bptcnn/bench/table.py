@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from bptcnn.bench.crossing import median_s
+from bptcnn.bench.crossing import in_order, median_s
 from bptcnn.report.columns import fitted
 from bptcnn.report.format import duration, number, percent
 
-HEADINGS = ("level", "rule", "to target", "of ideal", "reached", "final accuracy")
-EXPENDABLE = ("final accuracy", "reached")
+HEADINGS = ("level", "rule", "to target", "of ideal", "by seed", "reached", "final accuracy")
+EXPENDABLE = ("reached", "final accuracy", "by seed")
 
 
 class Line(NamedTuple):
@@ -24,6 +24,7 @@ class Line(NamedTuple):
         rule: the contender.
         seconds: median time to target; None if half of the runs or more never reach it.
         ratio: median of the ratios, likewise.
+        spread: the best and the worst ratio of a seed; None for never.
         reached: runs that reach the target.
         num_runs: all runs.
         final_accuracy: median; None if no run was evaluated.
@@ -33,6 +34,7 @@ class Line(NamedTuple):
     rule: str
     seconds: float | None
     ratio: float | None
+    spread: tuple[float | None, float | None]
     reached: int
     num_runs: int
     final_accuracy: float | None
@@ -57,11 +59,14 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> list[Line]:
 
 def _line(level: str, rule: str, rows: Sequence[Mapping[str, Any]]) -> Line:
     accuracies = [row["final_accuracy"] for row in rows if row["final_accuracy"] is not None]
+    ratios: list[float | None] = [row["ratio"] for row in rows]
+    ranked = [ratios[index] for index in in_order(ratios)]
     return Line(
         level=level,
         rule=rule,
         seconds=median_s(row["seconds_to_target"] for row in rows),
-        ratio=median_s(row["ratio"] for row in rows),
+        ratio=median_s(ratios),
+        spread=(ranked[0], ranked[-1]),
         reached=sum(row["seconds_to_target"] is not None for row in rows),
         num_runs=len(rows),
         final_accuracy=median(accuracies) if accuracies else None,
@@ -82,18 +87,27 @@ def printed(rows: Sequence[Mapping[str, Any]], width: int = 80) -> Table:
     cells: list[tuple[str, ...]] = []
     for line in lines(rows):
         if not cells or cells[-1][0] != line.level:
-            cells.append((line.level, "ideal", duration(ideal[line.level]), number(1.0, digits=2), "", ""))
+            cells.append((line.level, "ideal", duration(ideal[line.level]), number(1.0, digits=2), "", "", ""))
         cells.append(
             (
                 line.level,
                 line.rule,
                 duration(line.seconds),
                 number(line.ratio, digits=2),
+                _spread(line),
                 f"{line.reached}/{line.num_runs}",
                 percent(line.final_accuracy),
             )
         )
     return fitted(HEADINGS, cells, width, EXPENDABLE, left=("level", "rule"))
+
+
+def _spread(line: Line) -> str:
+    """How far the seeds are apart: a difference between contenders that is smaller says little."""
+    best, worst = line.spread
+    if line.num_runs == 1 or best is None:
+        return ""
+    return f"{best:.2f}-{'never' if worst is None else format(worst, '.2f')}"
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
