@@ -87,6 +87,14 @@ def test_every_level_shares_the_same_speed() -> None:
     assert speeds("2/1") == (160, 80)
 
 
+def test_a_unit_may_be_slower_for_networks_that_take_longer() -> None:
+    protocol = Protocol(unit_per_s=20)
+    assert protocol.settings("local-sgd", "HL8", {})["workers.speeds"] == (120, 120, 80, 640)
+    assert protocol.settings(IDEAL, "HL8", {})["workers.speeds"] == (960,)
+    with pytest.raises(ConfigError, match=r"^--unit 0 is no speed: give samples/s above 0, as in 80$"):
+        Protocol(unit_per_s=0)
+
+
 @pytest.mark.parametrize("level", ["HL9", "", "1/", "0/1", "1/2/x"])
 def test_a_level_that_is_none_is_refused(level: str) -> None:
     with pytest.raises(ConfigError, match=r"^unknown level .*, or give units of 80 samples/s, as in 6/6/4/32$"):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bptcnn.bench.contenders import CONTENDERS
-from bptcnn.bench.protocol import LEVELS
+from bptcnn.bench.protocol import LEVELS, UNIT_PER_S
 from bptcnn.bench.table import markdown
 from bptcnn.outer.rules import STRATEGIES
 
@@ -68,7 +68,11 @@ def latest(found: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[tuple[Path, 
     Args:
         found: each file and its content, in order of time.
     """
-    return list({json.dumps(record["settings"], sort_keys=True): (path, record) for path, record in found}.values())
+    by_protocol = {}
+    for path, record in found:
+        protocol = {"unit_per_s": UNIT_PER_S, **record["settings"]}  # which early records leave out
+        by_protocol[json.dumps(protocol, sort_keys=True)] = path, record
+    return list(by_protocol.values())
 
 
 def section(name: str, record: Mapping[str, Any]) -> str:
@@ -81,8 +85,10 @@ def section(name: str, record: Mapping[str, Any]) -> str:
     protocol = record["settings"]
     seeds = len({row["seed"] for row in record["table"]})
     trace = "" if protocol["trace"] is None else f", speeds that change (trace {protocol['trace']})"
+    unit = protocol.get("unit_per_s", UNIT_PER_S)
+    slower = "" if unit == UNIT_PER_S else f", units of {unit:g} samples/s"
     real = ", on real processes" if protocol["engine"] == "ray" else ""
-    title = f"### {protocol['model']} on {protocol['data']}, link {protocol['link']}{trace}{real}"
+    title = f"### {protocol['model']} on {protocol['data']}, link {protocol['link']}{trace}{slower}{real}"
     facts = (
         f"Target {protocol['target']:g}, {protocol['epochs']} epochs at most, {seeds} seed{'s' * (seeds > 1)}, "
         f"engine {protocol['engine']}; record `{name}`."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal, TypeAlias
 
 from bptcnn.errors import ConfigError, unknown
@@ -20,7 +21,7 @@ IDEAL = "ideal"
 """Name of the one worker with the sum of all speeds."""
 
 UNIT_PER_S = 80.0
-"""Samples/s of one unit: 48 of them are 3,840 samples/s."""
+"""Samples/s of one unit, if not told otherwise: 48 of them are 3,840 samples/s."""
 
 LEVELS: Mapping[str, tuple[int, ...]] = {
     "HL1": (12, 12, 12, 12),
@@ -37,11 +38,12 @@ _SHARES = re.compile(r"[1-9]\d*(/[1-9]\d*)*")
 _OF_SEVERAL = ("strategy.", "allocation.", "exchange.", "workers.")
 
 
-def speeds(level: str) -> tuple[float, ...]:
+def speeds(level: str, unit_per_s: float = UNIT_PER_S) -> tuple[float, ...]:
     """The workers' speeds at a level, samples/s.
 
     Args:
         level: a name, or units as in ``12/12/8/16``.
+        unit_per_s: samples/s of one unit.
 
     Raises:
         ConfigError: it is neither.
@@ -53,12 +55,12 @@ def speeds(level: str) -> tuple[float, ...]:
         (240.0, 80.0)
     """
     if _SHARES.fullmatch(level):
-        return tuple(UNIT_PER_S * int(units) for units in level.split("/"))
+        return tuple(unit_per_s * int(units) for units in level.split("/"))
     if level not in LEVELS:
         raise ConfigError(
-            f"{unknown('level', level, LEVELS)}, or give units of {UNIT_PER_S:g} samples/s, as in 6/6/4/32"
+            f"{unknown('level', level, LEVELS)}, or give units of {unit_per_s:g} samples/s, as in 6/6/4/32"
         )
-    return tuple(UNIT_PER_S * units for units in LEVELS[level])
+    return tuple(unit_per_s * units for units in LEVELS[level])
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,12 @@ class Protocol:
         link: network of each worker.
         engine: what the runs are played on.
         trace: seed of speeds that change; None for steady ones.
+        unit_per_s: samples/s of one unit of speed.
         stop_at_target: end a run where it reaches the target, before its budget is spent.
         extra: settings on top of all others.
 
     Raises:
-        ConfigError: a link or trace is given for real processes, which have none to set.
+        ConfigError: a value is out of range, or a link or trace is given for real processes, which have none to set.
     """
 
     data: str = "fashion-mnist"
@@ -91,6 +94,7 @@ class Protocol:
     link: str = "free"
     engine: Literal["virtual", "ray"] = "virtual"
     trace: int | None = None
+    unit_per_s: float = UNIT_PER_S
     stop_at_target: bool = False
     extra: Settings = field(default_factory=dict)
 
@@ -99,10 +103,20 @@ class Protocol:
             raise ConfigError(f"--engine {self.engine} does not exist: give virtual or ray")
         if not 0 < self.target <= 1:
             raise ConfigError(f"--target {self.target:g} is no accuracy: give a number above 0, 1 at most, as in 0.9")
+        if not 0 < self.unit_per_s < inf:
+            raise ConfigError(f"--unit {self.unit_per_s:g} is no speed: give samples/s above 0, as in 80")
         if self.engine == "ray" and self.link != "free":
             raise ConfigError(f"--link {self.link} is for --engine virtual: leave it out, real processes use no other")
         if self.engine == "ray" and self.trace is not None:
             raise ConfigError(f"--trace {self.trace} is for --engine virtual: leave it out, real speeds are steady")
+
+    def speeds(self, level: str) -> tuple[float, ...]:
+        """The workers' speeds at a level, samples/s.
+
+        Args:
+            level: as for the function of the same name.
+        """
+        return speeds(level, self.unit_per_s)
 
     def settings(self, rule: str, level: str, own: Settings) -> dict[str, object]:
         """All settings of a run but its seed.
@@ -116,7 +130,7 @@ class Protocol:
             Values by dotted key: the protocol's, then the contender's, then what was asked for on top. The ideal heeds
             of that only what also has a meaning for one worker.
         """
-        each = speeds(level) if rule != IDEAL else (sum(speeds(level)),)
+        each = self.speeds(level) if rule != IDEAL else (sum(self.speeds(level)),)
         common: dict[str, object] = {
             "data.name": self.data,
             "model.name": self.model,

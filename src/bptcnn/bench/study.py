@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from bptcnn.bench.contenders import own_settings
 from bptcnn.bench.crossing import crossing_s, median_s
-from bptcnn.bench.protocol import IDEAL, Protocol, Settings, speeds
+from bptcnn.bench.protocol import IDEAL, Protocol, Settings
 from bptcnn.bench.runs import Case, Played, Player, Tell
 from bptcnn.config import compose
 from bptcnn.engine.virtual import Link
@@ -174,7 +174,7 @@ class Study:
             engine=protocol.engine,
             link="free" if alone else protocol.link,
             trace=protocol.trace,
-            together=speeds(level) if alone and protocol.trace is not None else (),
+            together=protocol.speeds(level) if alone and protocol.trace is not None else (),
         )
 
 

@@ -36,6 +36,7 @@ def rules(
     trace: Annotated[
         int | None, typer.Option(metavar="SEED", min=0, help="Speeds change every few seconds, up to 4x.")
     ] = None,
+    unit: Annotated[float, typer.Option(metavar="RATE", help="Samples/s of one unit.")] = 80.0,
     engine: Annotated[str, typer.Option(metavar="NAME", help="virtual or ray.")] = "virtual",
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="For the results; else the next free in runs/.")
@@ -71,6 +72,7 @@ def rules(
         link=link,
         engine=engine,  # type: ignore[arg-type]
         trace=trace,
+        unit_per_s=unit,
         stop_at_target=stop_at_target,
         extra=extra,
     )
