@@ -18,6 +18,7 @@ from typing import Any
 
 import record
 
+from bptcnn.bench.protocol import UNIT_PER_S
 from bptcnn.engine.summary import versions
 
 PLACES = ("data_dir",)
@@ -44,7 +45,8 @@ def gathered(folders: Sequence[Path]) -> dict[str, Any]:
         The record's own parts: the protocol, and the rows of all tables.
     """
     raw = [json.loads((folder / "runs.json").read_text()) for folder in folders]
-    protocols = [{key: value for key, value in one["protocol"].items() if key not in PLACES} for one in raw]
+    usual = {"unit_per_s": UNIT_PER_S}  # which early folders do not name
+    protocols = [usual | {key: value for key, value in one["protocol"].items() if key not in PLACES} for one in raw]
     if any(protocol != protocols[0] for protocol in protocols):
         sys.exit("the folders are of different protocols: make a record of each")
     rows = [row for folder in folders for row in json.loads((folder / "table.json").read_text())]

@@ -231,9 +231,14 @@ def test_one_ideal_serves_all_levels_unless_speeds_change() -> None:
     assert (len(steady_keys), len(changing_keys)) == (1, 2)
 
 
-def asked_for(trace: int | None) -> list[Case]:
+def test_a_slower_unit_holds_for_the_ideal_of_changing_speeds_too() -> None:
+    assert {sum(case.together) for case in asked_for(4, unit_per_s=20) if case.rule == IDEAL} == {960}
+
+
+def asked_for(trace: int | None, unit_per_s: float = 80) -> list[Case]:
     script = Script()
-    study = Study(Protocol(data="digits", target=0.5, trace=trace), ["agwu"], ["HL1", "HL8"], [1])
+    protocol = Protocol(data="digits", target=0.5, trace=trace, unit_per_s=unit_per_s)
+    study = Study(protocol, ["agwu"], ["HL1", "HL8"], [1])
     study.play(script, silent)
     return script.asked
 
@@ -283,6 +288,8 @@ def test_the_table_tells_how_far_seeds_are_apart() -> None:
     assert list(heading.cells) == ["", "", "1.10-1.20", "2.00-never"]
     narrow = [column.header for column in printed(rows, width=42).columns]
     assert narrow == ["level", "rule", "to target", "of ideal"]
+    single = [column.header for column in printed([row("a", 9.0), row("b", 8.0)]).columns]
+    assert "by seed" not in single
 
 
 def test_the_table_of_the_documents_has_a_row_a_contender() -> None:
@@ -395,7 +402,7 @@ def test_a_benchmark_on_digits_writes_table_figure_and_raw_samples(
     assert all(run["outcome"] == "finished" and run["bytes_pushed"] > 0 for run in raw["runs"])
     trials = json.loads((out / "rates.json").read_text())
     assert [t["kept"] for t in trials] == [True, False] * 6
-    assert re.search(r"3/1 +local-sgd +[\d.]+ s +\d\.\d\d +\d\.\d\d-\d\.\d\d +\d", shown)
+    assert re.search(r"3/1 +local-sgd +[\d.]+ s +\d\.\d\d +\d\.\d\d-\d\.\d\d +2/2", shown)
     assert "run folder" not in shown
 
 

@@ -104,11 +104,18 @@ def test_the_table_shows_the_last_record_of_each_protocol(tmp_path: Path) -> Non
         "trace": None,
         "engine": "virtual",
     }
-    for date, link, ratio in (("01", "free", 1.5), ("02", "free", 1.25), ("03", "5ms", 2.0)):
+    known = (  # early records do not name the unit
+        ("01", {}, 1.5),
+        ("02", {"unit_per_s": 80.0}, 1.25),
+        ("03", {"link": "5ms"}, 2.0),
+        ("04", {"unit_per_s": 20.0}, 3.0),
+    )
+    for date, own, ratio in known:
         row = {"rule": "agwu", "level": "HL8", "seed": 1, "seconds_to_target": 1, "ratio": ratio, "final_accuracy": 0.9}
-        record = {"settings": protocol | {"link": link}, "table": [row]}
+        record = {"settings": protocol | own, "table": [row]}
         (tmp_path / f"rules-{date}.json").write_text(json.dumps(record))
     page = runpy.run_path(str(ROOT / "docs" / "rules" / "table.py"))["page"](tmp_path)
-    assert re.findall(r"\| `agwu` \| ([\d.]+) \|", page) == ["1.25", "2.00"]
+    assert re.findall(r"\| `agwu` \| ([\d.]+) \|", page) == ["1.25", "2.00", "3.00"]
+    assert "link free, units of 20 samples/s" in page
     assert "`rules-02.json`" in page
     assert "no record" not in page

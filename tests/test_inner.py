@@ -18,7 +18,7 @@ from torch.nn import functional
 from bptcnn.errors import DataError, DivergedError, ModelError
 from bptcnn.inner import Exchange, Learner, LocalWorker, OptimizerConfig, ScheduleConfig, Throttle, accuracy_of
 from bptcnn.inner.learner import StepResult
-from bptcnn.inner.local import Work
+from bptcnn.inner.work import Work
 from bptcnn.models import freeze
 from bptcnn.outer.rules import AllReduce, Contribution, Easgd, LocalSgd, Strategy
 
@@ -378,6 +378,19 @@ def test_a_step_on_few_samples_goes_less_far() -> None:
     assert [lr for _, _, lr in notes.asked] == [0.125, 0.5, 0.5]
 
 
+def test_a_lease_is_not_divided_into_steps_that_are_too_small() -> None:
+    notes = Notes()
+    worker = LocalWorker(32, OptimizerConfig(), CONSTANT, notes, notes, smallest_step=4)  # type: ignore[arg-type]
+    sizes = (3, 6, 7, 9, 12)
+    worker.receive(0, None, [replace(a_lease(size, size), batch_size=4) for size in sizes])
+    steps = []
+    while worker.holds_work:
+        while not worker.done:
+            worker.step()
+        steps.append(worker.finish().steps)
+    assert steps == [1, 1, 1, 2, 3]
+
+
 def test_a_finished_lease_reports_what_it_came_to() -> None:
     worker = a_worker(Notes())
     worker.receive(3, np.zeros(3, np.float32), [a_lease(7, 40)])
@@ -529,6 +542,18 @@ def test_a_step_never_ends_sooner_than_asked(
     assert bed.now >= begun + span
     if worked <= 1:
         assert bed.now == pytest.approx(begun + span)
+
+
+@given(speed=st.floats(1, 1e5), works=st.lists(st.floats(0, 2), min_size=1, max_size=20))
+def test_steps_last_as_long_as_they_should_or_as_their_work_takes(speed: float, works: list[float]) -> None:
+    """Together; a wait in front of work that then took longer than expected is made up for in the next step."""
+    bed = Bed(0.0, [])
+    throttle, due, span = emulated(speed, bed), 0.0, 10 / speed
+    for worked in works:
+        with throttle.step(10):
+            bed.now += worked * span
+        due += max(1.0, worked) * span
+        assert due * (1 - 1e-9) <= bed.now <= (due + span) * (1 + 1e-9)
 
 
 def test_a_step_that_was_slow_by_itself_is_not_held_up() -> None:

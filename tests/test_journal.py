@@ -102,6 +102,23 @@ def test_the_journal_on_disk_is_never_behind_a_checkpoint(tmp_path: Path) -> Non
     assert seen == [("save_checkpoint", version) for version in (0, 1, 2)]
 
 
+def curve(folder: Path) -> list[tuple[int, float]]:
+    board = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    board.Reload()
+    return [(point.step, point.value) for point in board.Scalars("train_loss/worker_0")]
+
+
+def a_push(number: int, samples: int, loss: float) -> Pushed:
+    return Pushed(0, 1, number, number, 0, 1, samples, 0.1, loss, 0.5, None)
+
+
+def test_curves_go_on_where_commits_were_taken_back_and_end_where_the_run_does(tmp_path: Path) -> None:
+    with Journal(tmp_path / "events.jsonl", tmp_path / "board", start_s=0.0) as journal:
+        for number, committed in enumerate([500, 100, 110, 120, 121]):
+            journal.curves(a_push(number, 1, float(number)), number / 10, committed, total=10 * POINTS)
+    assert curve(tmp_path / "board") == [(500, 0.0), (110, 1.5), (120, 3.0), (121, 4.0)]
+
+
 def test_curves_have_a_bounded_number_of_points_each_the_mean_of_its_pushes(tmp_path: Path) -> None:
     """A point is due each 10 samples: a push of 2 makes the first, four of 3 and 2, at 6.0 and 1.0, each other one."""
     with Journal(tmp_path / "events.jsonl", tmp_path / "board", start_s=0.0) as journal:
@@ -109,11 +126,9 @@ def test_curves_have_a_bounded_number_of_points_each_the_mean_of_its_pushes(tmp_
         for number in range(4001):
             samples = 2 + number % 2
             committed += samples
-            push = Pushed(0, 1, number, number, 0, 1, samples, 0.1, 1.0 + 5 * (number % 2), 0.5, None)
+            push = a_push(number, samples, loss=1.0 + 5 * (number % 2))
             journal.curves(push, number / 100, committed, total=10 * POINTS)
-    board = EventAccumulator(str(tmp_path / "board"), size_guidance={"scalars": 0})
-    board.Reload()
-    found = [(point.step, point.value) for point in board.Scalars("train_loss/worker_0")]
+    found = curve(tmp_path / "board")
     assert found[:3] == [(2, 1.0), (12, pytest.approx((3 * 6 + 2 + 3 * 6 + 2) / 10)), (22, pytest.approx(4.0))]
     assert len(found) == 1001
 

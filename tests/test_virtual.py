@@ -175,6 +175,18 @@ def test_a_worker_a_thirtieth_as_fast_leads_nobody_astray(tmp_path: Path, rule: 
     assert run.summary["test_accuracy"] > 0.95
 
 
+def test_a_timed_lease_that_is_less_than_a_smallest_step_ends_in_time(tmp_path: Path) -> None:
+    """In each round the slow worker has a sample's time, and twice as many samples lest it runs out of them."""
+    config = RunConfig(
+        strategy="anytime",
+        epochs=1,
+        exchange={"every": 1, "overlap": False},
+        workers={"count": 2, "speeds": (1000, 30)},
+        evaluation={"every": 1},
+    )
+    assert timing(tmp_path / "run", config, 4000)["train_seconds"] < 1.15 * 4000 / 1030
+
+
 def plain_sgd(config: RunConfig, batches: list[np.ndarray], train: Clouds) -> dict[str, torch.Tensor]:
     """The same network on the same batches, one after another, with the rate that half of the batch has reached."""
     network = build(linear, train.shape, train.num_classes, config.seed)

@@ -24,7 +24,7 @@ from bptcnn.engine.virtual.faults import Fault, FaultPlan
 from bptcnn.engine.virtual.interrupt import held_back
 from bptcnn.engine.virtual.link import Link
 from bptcnn.errors import ConfigError, ModelError
-from bptcnn.inner.local import Finished
+from bptcnn.inner.work import Finished
 from bptcnn.outer.coordination import begin
 from bptcnn.outer.messages import Lease, Pushed, Send, StopRequested, WorkerJoined
 

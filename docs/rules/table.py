@@ -86,9 +86,9 @@ def section(name: str, record: Mapping[str, Any]) -> str:
     seeds = len({row["seed"] for row in record["table"]})
     trace = "" if protocol["trace"] is None else f", speeds that change (trace {protocol['trace']})"
     unit = protocol.get("unit_per_s", UNIT_PER_S)
-    slower = "" if unit == UNIT_PER_S else f", units of {unit:g} samples/s"
+    units = "" if unit == UNIT_PER_S else f", units of {unit:g} samples/s"
     real = ", on real processes" if protocol["engine"] == "ray" else ""
-    title = f"### {protocol['model']} on {protocol['data']}, link {protocol['link']}{trace}{slower}{real}"
+    title = f"### {protocol['model']} on {protocol['data']}, link {protocol['link']}{trace}{units}{real}"
     facts = (
         f"Target {protocol['target']:g}, {protocol['epochs']} epochs at most, {seeds} seed{'s' * (seeds > 1)}, "
         f"engine {protocol['engine']}; record `{name}`."

@@ -12,8 +12,9 @@ from bptcnn.bench.crossing import in_order, median_s
 from bptcnn.report.columns import fitted
 from bptcnn.report.format import duration, number, percent
 
-HEADINGS = ("level", "rule", "to target", "of ideal", "by seed", "reached", "final accuracy")
-EXPENDABLE = ("reached", "final accuracy", "by seed")
+SPREAD = "by seed"
+HEADINGS = ("level", "rule", "to target", "of ideal", SPREAD, "reached", "final accuracy")
+EXPENDABLE = ("final accuracy", "reached", SPREAD)
 
 
 class Line(NamedTuple):
@@ -99,7 +100,10 @@ def printed(rows: Sequence[Mapping[str, Any]], width: int = 80) -> Table:
                 percent(line.final_accuracy),
             )
         )
-    return fitted(HEADINGS, cells, width, EXPENDABLE, left=("level", "rule"))
+    shown = [place for place, heading in enumerate(HEADINGS) if heading != SPREAD or any(row[place] for row in cells)]
+    headings = [HEADINGS[place] for place in shown]
+    rows_shown = [[row[place] for place in shown] for row in cells]
+    return fitted(headings, rows_shown, width, [h for h in EXPENDABLE if h in headings], left=("level", "rule"))
 
 
 def _spread(line: Line) -> str:

@@ -123,7 +123,7 @@ class Job:
     @property
     def smallest_step(self) -> int:
         """Samples of a local step at least."""
-        return max(1, ceil(self.config.exchange.smallest_step * self.config.batch_size))
+        return max(1, ceil(self.config.exchange.smallest_step * self.config.batch_size - 1e-9))
 
     def worker_end(self) -> WorkerEnd:
         """A worker's end of its connection to the server, for one incarnation."""

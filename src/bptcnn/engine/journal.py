@@ -19,7 +19,7 @@ from bptcnn.outer.messages import Command, Evaluated, Event, Lease, Pushed
 from bptcnn.telemetry import EventLog, TensorBoardLog
 
 POINTS = 1000
-"""Of a worker's curve at most: pushes that lie closer together than its points make one, their mean by samples."""
+"""Of a worker's curve, about: pushes that lie closer together than its points make one, their mean by samples."""
 
 
 class Journal:
@@ -65,13 +65,18 @@ class Journal:
         """
         if isinstance(event, Pushed) and event.samples:
             gathered = self._gathered[event.worker]
-            gathered.add(event)
+            gathered.add(event, committed, now)
+            gathered.due = min(gathered.due, committed + total / POINTS)  # what was committed may be taken back
             if committed >= gathered.due:
-                self._board.scalar(f"train_loss/worker_{event.worker}", gathered.loss, committed, now)
-                self._board.scalar(f"train_accuracy/worker_{event.worker}", gathered.accuracy, committed, now)
+                self._draw(event.worker, gathered)
                 self._gathered[event.worker] = _Gathered(due=committed + total / POINTS)
         if isinstance(event, Evaluated):
             self._board.scalar("test_accuracy", event.accuracy, event.committed, now)
+
+    def _draw(self, worker: int, gathered: _Gathered) -> None:
+        at = gathered.committed, gathered.at_s
+        self._board.scalar(f"train_loss/worker_{worker}", gathered.loss, *at)
+        self._board.scalar(f"train_accuracy/worker_{worker}", gathered.accuracy, *at)
 
     def session(self, number: int, now: float, restored: Path | None, engine: Literal["ray", "virtual"]) -> None:
         """Note that a server began to work on this run.
@@ -90,7 +95,11 @@ class Journal:
         self._log.flush()
 
     def close(self) -> None:
-        """Write out what is buffered."""
+        """Write out what is buffered, and draw the ends of the curves."""
+        for worker, gathered in self._gathered.items():
+            if gathered.samples:
+                self._draw(worker, gathered)
+        self._gathered.clear()
         self._log.close()
         self._board.close()
 
@@ -113,9 +122,12 @@ class _Gathered:
     samples: int = 0
     loss: float = 0.0
     accuracy: float = 0.0
+    committed: int = 0
+    at_s: float = 0.0
 
-    def add(self, push: Pushed) -> None:
-        """Take a push into the means."""
+    def add(self, push: Pushed, committed: int, at_s: float) -> None:
+        """Take a push into the means; they stand where and when the last one does."""
+        self.committed, self.at_s = committed, at_s
         self.samples += push.samples
         self.loss += (push.loss - self.loss) * push.samples / self.samples
         self.accuracy += (push.accuracy - self.accuracy) * push.samples / self.samples

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bptcnn.inner import Parcel, Recipient
-from bptcnn.inner.local import Finished, Work
+from bptcnn.inner.work import Finished, Work
 from bptcnn.outer.messages import Lease, Pushed, Reported
 
 

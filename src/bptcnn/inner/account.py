@@ -80,7 +80,7 @@ def account(compiled: Compiled) -> tuple[tuple[Task, ...], Schedule]:
     if len(compiled.passes) == 1:
         (whole,) = compiled.passes
         lanes, start, finish = whole.table.record()
-        return _measured(tuple(whole.program.tasks), compiled.num_lanes, lanes, start, finish)
+        return _measured(tuple(whole.program.tasks), whole.table.num_lanes, lanes, start, finish)
     forward, backward = (each.program.tasks for each in compiled.passes)
     (lanes, start, finish), (lanes_back, start_back, finish_back) = (each.table.record() for each in compiled.passes)
     ends = tuple(task.id for task, after in zip(forward, followers(forward), strict=True) if not after)
@@ -91,7 +91,8 @@ def account(compiled: Compiled) -> tuple[tuple[Task, ...], Schedule]:
         for task in backward
     )
     starts, finishes = ([*start, max(finish), *start_back], [*finish, min(start_back), *finish_back])
-    return _measured((*forward, loss, *moved), compiled.num_lanes, [*lanes, 0, *lanes_back], starts, finishes)
+    num_lanes = compiled.passes[0].table.num_lanes
+    return _measured((*forward, loss, *moved), num_lanes, [*lanes, 0, *lanes_back], starts, finishes)
 
 
 def _measured(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +28,7 @@ from bptcnn.inner.lowering.program import Program
 from bptcnn.inner.lowering.writer import Writer
 from bptcnn.inner.machine.processor import host_simd
 from bptcnn.inner.machine.threads import one_thread
+from bptcnn.inner.tasks.active import ActiveLanes
 from bptcnn.inner.tasks.dag import Kind, seconds_of
 
 FLOPS_PER_S, BYTES_PER_S = 1e11, 1e10
@@ -59,7 +62,7 @@ class Compiled:
 
     Attributes:
         capacity: samples of a step at most: full blocks.
-        num_lanes: who does the work.
+        num_lanes: who does the work, if nobody sits out.
         passes: of the last step: one, or forward and backward with a loss between them that PyTorch computed.
 
     Example:
@@ -93,7 +96,8 @@ class Compiled:
             _tensor(rows).view(-1, scores.shape.size, self._width)
             for rows in (buffers.values[scores.out], buffers.scores_gradient)
         )
-        self._known: dict[tuple[bool, Descent | None], tuple[Pass, ...]] = {}
+        self._active, self._blocks_before = ActiveLanes(lanes.num_lanes), 0
+        self._known: dict[tuple[bool, Descent | None, int], tuple[Pass, ...]] = {}
         self._facts: list[tuple[int, bool]] = []
         self.passes = self._lowered(joined=True, move=None)
 
@@ -141,7 +145,10 @@ class Compiled:
             joined = move is not None or self.knows(loss, labels)
             self.passes = self._lowered(joined=joined, move=move)
             self._take(images)
-            return self._together(labels, move) if joined else self._apart(labels, loss)
+            self._seconds = 0.0
+            mean = self._together(labels, move) if joined else self._apart(labels, loss)
+            self._note_time()
+            return mean
 
     @property
     def scores(self) -> torch.Tensor:
@@ -157,30 +164,30 @@ class Compiled:
         if facts != self._facts:
             self._facts = facts
             self._known.clear()
-        key = joined, move  # which keeps it, so that no other one can get its place in memory
+        key = joined, move, self._active.count  # keeps it, so that no other one can get its place in memory
         if key not in self._known:
             # An optimizer that begins anew brings a new one; there is no use for the old one any more.
-            self._known = {known: passes for known, passes in self._known.items() if known[1] is None}
-            self._known[key] = self._lower(joined=joined, move=move)
+            self._known = {known: passes for known, passes in self._known.items() if known[1] in (None, move)}
+            self._known[key] = self._lower(joined=joined, move=move, num_lanes=self._active.count)
         return self._known[key]
 
-    def _lower(self, *, joined: bool, move: Descent | None) -> tuple[Pass, ...]:
+    def _lower(self, *, joined: bool, move: Descent | None, num_lanes: int) -> tuple[Pass, ...]:
         gradients = {id(p): gradient for p, gradient in zip(self._parameters, self._gradients, strict=True)}
         library = Library(self._vectors)
-        writers = [Writer(self._buffers, library, self.num_lanes, Kind.FORWARD)]
+        writers = [Writer(self._buffers, library, num_lanes, Kind.FORWARD)]
         lower_forward(writers[0], self._layers, self._shape, self._filters)
         loss: list[int] = []
         if joined:
             loss = [lower_loss(writers[0], self._layers[-1])]
             self._filters.join(writers[0])
         else:
-            writers.append(Writer(self._buffers, library, self.num_lanes, Kind.BACKWARD_DATA))
+            writers.append(Writer(self._buffers, library, num_lanes, Kind.BACKWARD_DATA))
         backward = Backward(writers[-1], self._layers, self._filters, lambda p: gradients[id(p)], move, loss)
         backward.write()
         kernels = library.compile()
         programs = [writer.chains.program for writer in writers]
         return tuple(
-            Pass(program, Table(program, kernels, _seconds(program), self._buffers.blocks, self.num_lanes))
+            Pass(program, Table(program, kernels, _seconds(program), self._buffers.blocks, num_lanes))
             for program in programs
         )
 
@@ -200,12 +207,12 @@ class Compiled:
         rows = self._buffers.loss
         rows.labels.reshape(-1)[: len(labels)] = labels.numpy()
         rows.guard[0] = move is not None and move.guard
-        self._lanes.run(self.passes[0].table, self._keep_books)
+        self._run(self.passes[0], self._keep_books)
         return torch.from_numpy(rows.mean.copy())[0]
 
     def _apart(self, labels: torch.Tensor, loss: Loss) -> torch.Tensor:
         forward, backward = self.passes
-        self._lanes.run(forward.table, self._keep_books)
+        self._run(forward, self._keep_books)
         scores = self.scores.requires_grad_()
         value = loss(scores, labels)
         (gradient,) = torch.autograd.grad(value, scores)
@@ -214,8 +221,20 @@ class Compiled:
         if missing:
             gradient = functional.pad(gradient, (0, 0, 0, missing))
         self._scores_gradient[:blocks].copy_(gradient.view(blocks, -1, gradient.shape[1]).transpose(1, 2))
-        self._lanes.run(backward.table)
+        self._run(backward)
         return value.detach()
+
+    def _run(self, one: Pass, meanwhile: Callable[[], None] = lambda: None) -> None:
+        started_s = time.perf_counter()
+        self._lanes.run(one.table, meanwhile)
+        self._seconds += time.perf_counter() - started_s
+
+    def _note_time(self) -> None:
+        """Let the lanes know how long that took, if it had as much to do as the step before."""
+        blocks = int(self._buffers.blocks[0])
+        if blocks == self._blocks_before:
+            self._active.note(self._seconds)
+        self._blocks_before = blocks
 
     def _keep_books(self) -> None:
         """What PyTorch does beside the arithmetic, while other lanes begin with it."""

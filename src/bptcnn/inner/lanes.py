@@ -35,12 +35,14 @@ class Table:
 
     Attributes:
         order: the tasks' numbers, best first.
+        num_lanes: who works it off.
         jobs: of each lane, the address of what its loop is called with.
     """
 
     def __init__(
         self, program: Program, kernels: Mapping[str, int], seconds: Sequence[float], blocks: Numbers, num_lanes: int
     ) -> None:
+        self.num_lanes = num_lanes
         tasks, count = program.tasks, len(program.tasks)
         self.order = [key[-1] for key in sorted(priorities(tasks, seconds))]
         place, after = {task: index for index, task in enumerate(self.order)}, followers(tasks)
@@ -112,7 +114,7 @@ class Lanes:
         """Work a program off; returns when all its tasks are done and nobody looks at the table any more.
 
         Args:
-            table: made for as many lanes.
+            table: made for as many lanes, or for the first few of them.
             meanwhile: what the calling thread does first, while the others begin.
         """
         table.arm()
@@ -121,7 +123,7 @@ class Lanes:
         try:
             meanwhile()
         finally:
-            bells = len(self._bells), ctypes.addressof(self._places)
+            bells = table.num_lanes - 1, ctypes.addressof(self._places)
             _code(helpers.finish)(_array([*bells, _address(_code(runner.lane)), table.jobs[0]]))
         self._at_work.clear()
 

@@ -5,64 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import inf
-
-import numpy as np
-import numpy.typing as npt
 
 from bptcnn.errors import DivergedError
 from bptcnn.inner.exchange import Exchange, Vector
 from bptcnn.inner.learner import Learner
-from bptcnn.inner.mixing import Mixing, Parcel, Recipient
+from bptcnn.inner.mixing import Mixing, Parcel
 from bptcnn.inner.optimizer import OptimizerConfig, ScheduleConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A lease as a worker sees it.
-
-    Attributes:
-        id: the lease's number.
-        epoch: the epoch it counts for.
-        indices: int64 [n], its samples in training order.
-        progress: fraction of the run at its start and its end.
-        span_s: seconds to train for at most, to the nearest step; what is left then goes back.
-        batch_size: samples of a local step; None for the worker's own.
-        to: who gets the weights when it is done, where workers exchange among themselves; None for nobody.
-    """
-
-    id: int
-    epoch: int
-    indices: npt.NDArray[np.int64]
-    progress: tuple[float, float]
-    span_s: float = inf
-    batch_size: int | None = None
-    to: Recipient | None = None
-
-    def num_steps(self, batch_size: int) -> int:
-        """Local steps over this lease: near-equal batches, so that none is too small to learn from."""
-        return max(1, round(len(self.indices) / (self.batch_size or batch_size)))
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """What a worker has to say about a finished lease; see ``Pushed`` of the outer layer for the fields.
-
-    ``parcel`` goes to the worker ``to``, if there is one.
-    """
-
-    sequence: int
-    lease: int
-    base_version: int
-    steps: int
-    samples: int
-    busy_s: float
-    loss: float
-    accuracy: float
-    delta: Vector | None
-    to: int | None = None
-    parcel: Parcel | None = None
+from bptcnn.inner.work import Finished, Work
 
 
 class LocalWorker:
@@ -78,6 +27,7 @@ class LocalWorker:
         smallest_step: samples from which on a local step goes its full way.
 
     Example:
+        >>> import numpy as np
         >>> worker = LocalWorker(32, OptimizerConfig(), ScheduleConfig())
         >>> worker.receive(0, None, [Work(7, 1, np.arange(64), (0.0, 0.1))])
         >>> while not worker.done:
@@ -193,7 +143,7 @@ class LocalWorker:
         if not self._leases or not self._step:
             return False
         lease, typical_s = self._leases[0], self._busy_s / self._step
-        return self._step == lease.num_steps(self._batch_size) or self._busy_s + typical_s / 2 > lease.span_s
+        return self._step == self._num_steps(lease) or self._busy_s + typical_s / 2 > lease.span_s
 
     @property
     def next_size(self) -> int:
@@ -259,15 +209,18 @@ class LocalWorker:
         self._step = self._correct = 0
         self._loss = self._busy_s = 0.0
 
+    def _num_steps(self, lease: Work) -> int:
+        return lease.num_steps(self._batch_size, self._smallest_step)
+
     def _bounds(self) -> tuple[int, int]:
         lease = self._leases[0]
-        size, steps = len(lease.indices), lease.num_steps(self._batch_size)
+        size, steps = len(lease.indices), self._num_steps(lease)
         return size * self._step // steps, size * (self._step + 1) // steps
 
     def _progress(self, lease: Work) -> float:
         """How far the run is expected to be in the middle of this step."""
         start, stop = lease.progress
-        return start + (stop - start) * (self._step + 0.5) / lease.num_steps(self._batch_size)
+        return start + (stop - start) * (self._step + 0.5) / self._num_steps(lease)
 
     def _outgoing(self) -> Vector | None:
         if self._exchange is None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
-from statistics import median
 from typing import Protocol
 
 import torch
@@ -114,7 +113,8 @@ def plan(
     """Measure candidates; the module's statistics and the random state are as before.
 
     The most promising one on the whole batch; the others in front of it on a part, which needs less memory than a step
-    of the winner will, and again on the whole batch only if they come near.
+    of the winner will, and again on the whole batch only if they come near. The fastest step of each counts: what is
+    remembered for long should not depend on what else the machine had to do just then.
 
     Args:
         module: the network.
@@ -138,7 +138,7 @@ def plan(
     def speed(way: Gradients, count: int) -> float:
         some = batch[0][:count], batch[1][:count]
         with _forked(device):
-            return count / median(_measured(partial(way, *some, loss), share_s, device, clock))
+            return count / min(_measured(partial(way, *some, loss), share_s, device, clock))
 
     def made(name: str) -> Gradients | None:
         try:

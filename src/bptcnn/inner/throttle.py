@@ -57,8 +57,8 @@ class Throttle:
         worked_s = self._clock() - begun_s
         self._worked_s.append(worked_s)
         self._wait(end_s)
-        # Work that takes more than the whole time is the machine's own slowness.
-        self._late_s = min(self._clock() - end_s, span_s) if worked_s < span_s else 0.0
+        own_s = max(0.0, worked_s - span_s)  # the machine itself is slower than what it plays
+        self._late_s = min(max(0.0, self._clock() - end_s - own_s), span_s)
 
     def _wait(self, until_s: float) -> None:
         while (left_s := until_s - self._clock()) > 0:

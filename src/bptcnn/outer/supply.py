@@ -105,10 +105,7 @@ class Supply:
             grants = {worker: replace(grant, count=min(grant.count, limit)) for worker, grant in grants.items()}
         spans = {worker: grant.count / speeds[worker] if self._timed else inf for worker, grant in grants.items()}
         sizes = self._with_spare(grants) if self._timed else {worker: grant.count for worker, grant in grants.items()}
-        return [
-            self._lease(w, incarnations[w], replace(grant, count=sizes[w]), speeds, spans[w], to)
-            for w, grant in grants.items()
-        ]
+        return [self._lease(w, incarnations[w], grant, sizes[w], speeds, spans[w], to) for w, grant in grants.items()]
 
     def _with_spare(self, grants: Mapping[int, Grant]) -> dict[int, int]:
         """Up to twice what was granted, out of what nobody was granted."""
@@ -123,11 +120,15 @@ class Supply:
         worker: int,
         incarnation: int,
         grant: Grant,
+        size: int,
         speeds: Mapping[int, float],
         span_s: float,
         to: Recipient | None,
     ) -> Lease:
-        """Draw a lease and foresee which part of the run it spans: all workers advance while this one trains."""
+        """Draw a lease and foresee which part of the run it spans: all workers advance while this one trains.
+
+        A timed lease ends with a step: none of its steps should hold more than fits into its time.
+        """
         before, share = sum(lease.size for lease in self.held(worker)), speeds[worker] / sum(speeds.values())
         start = self.ledger.committed + before / share
         return self.ledger.grant(
@@ -135,10 +136,10 @@ class Supply:
             incarnation=incarnation,
             epoch=grant.epoch,
             owner=grant.owner,
-            count=grant.count,
-            progress=(self._fraction(start), self._fraction(start + grant.count / share)),
+            count=size,
+            progress=(self._fraction(start), self._fraction(start + size / share)),
             span_s=span_s,
-            batch_size=self.plan.step_size(worker, speeds) if self.plan.proportional else None,
+            batch_size=min(grant.count, self.plan.step_size(worker, speeds)) if self.plan.proportional else None,
             to=to,
         )
 

@@ -23,6 +23,10 @@ LIGHT_FLOPS = 5e7
 """Of a part of a layer that is divided anyway, so that its parts may as well be smaller."""
 
 
+MOST_PARTS = 4
+"""Of a block's share of a layer where blocks and lanes do not come out even."""
+
+
 class Writer:
     """Appends calls to the chains of all blocks.
 
@@ -110,7 +114,12 @@ class Writer:
         num_blocks, num_lanes = self.buffers.num_blocks, self.num_lanes
         parts = -(-num_lanes // num_blocks)
         few = num_lanes > 1 and parts * num_blocks < TASKS * num_lanes
-        return TASKS * parts if few and work > parts * (HEAVY_FLOPS if parts == 1 else LIGHT_FLOPS) else parts
+        if few and parts == 1 and num_blocks % num_lanes and work > LIGHT_FLOPS:
+            most = min(MOST_PARTS, int(work / LIGHT_FLOPS))
+            parts = min(range(1, most + 1), key=lambda count: -(-count * num_blocks // num_lanes) / count)
+        elif few and work > parts * (HEAVY_FLOPS if parts == 1 else LIGHT_FLOPS):
+            parts *= TASKS
+        return parts
 
 
 def label(place: int, layer: Layer) -> str:

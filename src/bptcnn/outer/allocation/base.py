@@ -26,13 +26,14 @@ class ExchangeConfig(Section):
 
     batches: Literal["proportional", "equal"] = "proportional"
     """Samples of a local step. ``proportional``: ``batch_size`` for the fastest worker and less for others, so that all
-    make the same number of steps; ``equal``: ``batch_size`` for all, so that slower ones make fewer. Where all workers
-    hold as much (``uniform``), their steps are equal anyway."""
+    make the same number of steps (but see ``smallest_step``); ``equal``: ``batch_size`` for all, so that slower ones
+    make fewer. Where all workers hold as much (``uniform``), their steps are equal anyway."""
 
     smallest_step: float = Field(default=0.125, ge=0, le=1)
     """Samples of a local step at least, as a part of ``batch_size``: a worker so slow that its part of a step is less
-    makes fewer steps instead, and a step that has less all the same goes less far, in proportion. A learning rate that
-    suits whole batches is too much for a few samples: they would lead the worker astray."""
+    makes fewer steps between two exchanges instead, and where all that it trains in between is less than one such step,
+    its learning rate is less in proportion. A rate that suits whole batches is too much for a few samples: they would
+    lead the worker astray. 0 for no such limit."""
 
     overlap: bool = True
     """Train on while push and pull travel, and, in a round, while others are still at it; what an answer changes is

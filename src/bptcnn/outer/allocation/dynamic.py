@@ -36,9 +36,9 @@ class Dynamic(Section):
 class DynamicAllocator(Allocator):
     """Deals one shuffled epoch at a time into the shared pool.
 
-    A lease holds ``every`` local steps for the fastest worker and is in proportion for the others, to the sample; where
-    workers come one by one and all steps are of one size, whole steps, at least one. What a worker is owed of a sample
-    is carried over to its next round, so that shares are exact in the long run, too.
+    A lease holds ``every`` local steps for the fastest worker and is in proportion for the others, rounded to samples,
+    or to steps where all steps are of one size and workers come one by one. What a worker is owed of a sample is
+    carried over to its next round, so that there shares are exact in the long run, too.
     Towards the end of the run (of the epoch, in rounds) leases shrink to each worker's share of what is left, so that
     all finish together.
     """
