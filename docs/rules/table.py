@@ -30,8 +30,10 @@ The time until test accuracy first reaches a target, over that of an ideal: one 
 batch and rate are tuned for it. 1.00 is the ideal, smaller is better; medians over seeds, fastest contender first.
 *In italics*, where half of the runs or more miss the target in their budget: their final accuracy. Nothing, where it
 was not measured. The rate falls linearly to 0 over the same epochs for all; what is measured is the average of the
-latest weights, the ideal's too (`evaluation.average`). Records up to `rules-2026-11-21-201103.json`, and so the table
-on CIFAR-10, are from before there was one.
+latest weights, the ideal's too (`evaluation.average`). Records up to `rules-2026-11-21-201103.json` are from before
+there was one, those up to `rules-2026-11-22-041649.json` from before `exchange.smallest_step`, which changes the last
+steps of an epoch here and nothing else. Single seeds lie a tenth or two apart, as the records show: smaller
+differences say little.
 
 The levels share 48 units of 80 samples/s among four workers:
 {", ".join(f"{level} {'/'.join(map(str, units))}" for level, units in LEVELS.items())}.
