@@ -42,17 +42,17 @@ def test_nobody_sits_out_while_steps_are_as_fast_as_ever() -> None:
 def test_a_lane_sits_out_while_its_core_is_busy_and_comes_back() -> None:
     lanes = ActiveLanes(4)
     counts(lanes, WELL, 20)
-    assert counts(lanes, DISTURBED, 400).count(3) > 330
-    assert counts(lanes, DISTURBED, 1000).count(3) > 960
-    back = counts(lanes, WELL, 700)
-    assert set(back[340:]) == {4}
+    assert counts(lanes, DISTURBED, 400).count(3) > 320
+    assert counts(lanes, DISTURBED, 1000).count(3) > 860
+    back = counts(lanes, WELL, 200)
+    assert set(back[60:]) == {4}
 
 
 def test_several_sit_out_where_that_is_faster_but_half_of_them_work() -> None:
     lanes = ActiveLanes(4)
     counts(lanes, WELL, 20)
-    assert set(counts(lanes, TWICE, 200)[-100:]) <= {2, 3}
-    assert counts(lanes, TWICE, 1000).count(2) > 950
+    assert counts(lanes, TWICE, 300)[-1] == 2
+    assert counts(lanes, TWICE, 1000).count(2) > 860
 
 
 def test_where_one_less_is_no_better_that_is_asked_ever_more_rarely() -> None:

@@ -13,8 +13,12 @@ SLOWER = 1.1
 CLEARLY = 1.03
 """How much better another number has to be."""
 
-SHORTEST, LONGEST = 2, 32
-"""Windows between two trials: the fewest after one that brought something, twice as many after each that did not."""
+FIRST = 2
+"""Windows before the first trial of one lane less."""
+
+SHORTEST, LONGEST = {-1: 16, 1: 4}, {-1: 64, 1: 8}
+"""Windows before one lane less, or one more, is tried after a trial that brought something; after each that did not it
+is twice as many as before, up to a limit. A lane that is no longer disturbed should soon be back."""
 
 
 class ActiveLanes:
@@ -24,9 +28,9 @@ class ActiveLanes:
     task. Without that lane the others have their cores for themselves.
 
     All lanes work until steps take ``SLOWER`` times what they did at best. Then one lane less is tried for a window,
-    and the better number is kept. From then on one less and one more are tried by turns, ever more rarely, until all
-    lanes are at work again and as fast as ever. Half of the lanes work at least, and two: half of a disturbed core is
-    more than nothing.
+    and the better number is kept. From then on one more and one less are tried, ever more rarely, until all lanes are
+    at work again and as fast as ever. Half of the lanes work at least, and two: half of a disturbed core is more than
+    nothing.
 
     Args:
         num_lanes: all of them.
@@ -36,7 +40,7 @@ class ActiveLanes:
 
     Example:
         >>> lanes = ActiveLanes(4)
-        >>> for step in range(40):  # disturbed from the tenth step on
+        >>> for step in range(50):  # disturbed from the tenth step on
         ...     lanes.note(0.1 if step < 10 else {4: 0.2, 3: 0.14, 2: 0.19}[lanes.count])
         >>> lanes.count
         3
@@ -45,10 +49,9 @@ class ActiveLanes:
     def __init__(self, num_lanes: int) -> None:
         self.count = self._kept = self._num_lanes = num_lanes
         self._least = min(num_lanes, max(2, num_lanes // 2))
-        self._down = True
         self._steps_s: list[float] = []
         self._best_s = self._kept_s = float("inf")
-        self._windows, self._pause = 0, SHORTEST
+        self._waited, self._pause = {-1: 0, 1: 0}, {**SHORTEST, -1: FIRST}
 
     def note(self, seconds: float) -> None:
         """Take a step in.
@@ -63,22 +66,24 @@ class ActiveLanes:
         if self.count != self._kept:
             self._end_trial(found_s)
             return
-        self._kept_s, self._windows = found_s, self._windows + 1
-        short = self.count < self._num_lanes
-        if not short:
+        self._kept_s = found_s
+        if self.count == self._num_lanes:
             self._best_s = min(self._best_s, found_s)
-        if self._windows >= self._pause and (short or found_s > SLOWER * self._best_s):
-            self._begin_trial()
+        for way in (1, -1):
+            self._waited[way] += 1
+            if self.count == self._kept and self._worth_a_trial(way, found_s):
+                self.count += way
 
-    def _begin_trial(self) -> None:
-        if self._kept == self._num_lanes or self._kept == self._least:
-            self._down = self._kept == self._num_lanes
-        if self._least < self._num_lanes:
-            self.count = self._kept - 1 if self._down else self._kept + 1
+    def _worth_a_trial(self, way: int, found_s: float) -> bool:
+        if not self._least <= self._kept + way <= self._num_lanes or self._waited[way] < self._pause[way]:
+            return False
+        return self._kept < self._num_lanes or found_s > SLOWER * self._best_s
 
     def _end_trial(self, found_s: float) -> None:
+        way = self.count - self._kept
         if CLEARLY * found_s < self._kept_s:
-            self._kept, self._kept_s, self._pause = self.count, found_s, SHORTEST
+            self._kept, self._kept_s = self.count, found_s
+            self._waited, self._pause = {-1: 0, 1: 0}, dict(SHORTEST)
         else:
-            self._down, self._pause = not self._down, min(2 * self._pause, LONGEST)
-        self.count, self._windows = self._kept, 0
+            self._waited[way], self._pause[way] = 0, min(2 * self._pause[way], LONGEST[way])
+        self.count = self._kept
