@@ -52,9 +52,10 @@ def test_lag_compares_every_cadence_with_rounds_of_one_step_that_wait(tmp_path: 
 
 
 def test_rules_gathers_folders_of_one_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, level in (("one", "HL1"), ("two", "HL8")):
+    early: dict[str, float] = {}  # folders did not name the unit at first
+    for name, level, unit in (("one", "HL1", early), ("two", "HL8", {"unit_per_s": 80.0})):
         (tmp_path / name).mkdir()
-        protocol = {"data": "digits", "data_dir": name, "target": 0.9}
+        protocol = {"data": "digits", "data_dir": name, "target": 0.9} | unit
         run_row = {"rule": "agwu", "level": level, "settings": {"batch_size": 8, "epochs": 3}}
         (tmp_path / name / "runs.json").write_text(
             json.dumps({"protocol": protocol, "versions": {}, "runs": [run_row]})
@@ -67,7 +68,7 @@ def test_rules_gathers_folders_of_one_protocol(tmp_path: Path, monkeypatch: pyte
     runpy.run_path(str(ROOT / "benchmarks" / "rules.py"), run_name="__main__")
     [record] = [json.loads(path.read_text()) for path in tmp_path.glob("rules-*.json")]
     assert record["benchmark"] == "rules"
-    assert record["settings"] == {"data": "digits", "target": 0.9}
+    assert record["settings"] == {"data": "digits", "target": 0.9, "unit_per_s": 80.0}
     assert [row["level"] for row in record["table"]] == ["HL1", "HL8"]
     assert record["rates"] == [{"rule": "agwu", "optimizer.lr": 0.1, "kept": True}]
     assert record["contenders"] == {"HL1: agwu": {"batch_size": 8}, "HL8: agwu": {"batch_size": 8}}
