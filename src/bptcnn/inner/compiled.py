@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,9 +144,9 @@ class Compiled:
             joined = move is not None or self.knows(loss, labels)
             self.passes = self._lowered(joined=joined, move=move)
             self._take(images)
-            self._seconds = 0.0
+            started_s = time.perf_counter()
             mean = self._together(labels, move) if joined else self._apart(labels, loss)
-            self._note_time()
+            self._note(time.perf_counter() - started_s)
             return mean
 
     @property
@@ -207,12 +206,12 @@ class Compiled:
         rows = self._buffers.loss
         rows.labels.reshape(-1)[: len(labels)] = labels.numpy()
         rows.guard[0] = move is not None and move.guard
-        self._run(self.passes[0], self._keep_books)
+        self._lanes.run(self.passes[0].table, self._keep_books)
         return torch.from_numpy(rows.mean.copy())[0]
 
     def _apart(self, labels: torch.Tensor, loss: Loss) -> torch.Tensor:
         forward, backward = self.passes
-        self._run(forward, self._keep_books)
+        self._lanes.run(forward.table, self._keep_books)
         scores = self.scores.requires_grad_()
         value = loss(scores, labels)
         (gradient,) = torch.autograd.grad(value, scores)
@@ -221,19 +220,14 @@ class Compiled:
         if missing:
             gradient = functional.pad(gradient, (0, 0, 0, missing))
         self._scores_gradient[:blocks].copy_(gradient.view(blocks, -1, gradient.shape[1]).transpose(1, 2))
-        self._run(backward)
+        self._lanes.run(backward.table)
         return value.detach()
 
-    def _run(self, one: Pass, meanwhile: Callable[[], None] = lambda: None) -> None:
-        started_s = time.perf_counter()
-        self._lanes.run(one.table, meanwhile)
-        self._seconds += time.perf_counter() - started_s
-
-    def _note_time(self) -> None:
-        """Let the lanes know how long that took, if it had as much to do as the step before."""
+    def _note(self, seconds: float) -> None:
+        """How long a step took counts for who sits out, if it had as much to do as the one before."""
         blocks = int(self._buffers.blocks[0])
         if blocks == self._blocks_before:
-            self._active.note(self._seconds)
+            self._active.note(seconds)
         self._blocks_before = blocks
 
     def _keep_books(self) -> None:
