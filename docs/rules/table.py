@@ -31,9 +31,9 @@ batch and rate are tuned for it. 1.00 is the ideal, smaller is better; medians o
 *In italics*, where half of the runs or more miss the target in their budget: their final accuracy. Nothing, where it
 was not measured. The rate falls linearly to 0 over the same epochs for all; what is measured is the average of the
 latest weights, the ideal's too (`evaluation.average`). Records up to `rules-2026-11-21-201103.json` are from before
-there was one, those up to `rules-2026-11-22-041649.json` from before `exchange.smallest_step`, which changes the last
-steps of an epoch here and nothing else. Single seeds lie a tenth or two apart, as the records show: smaller
-differences say little.
+there was one, those up to `rules-2026-11-22-041649.json` from before `exchange.smallest_step`, which no worker here is
+slower than: only leases that hold a few samples less are trained otherwise. Single seeds lie a tenth or two apart, as
+the records show: smaller differences say little.
 
 The levels share 48 units of 80 samples/s among four workers:
 {", ".join(f"{level} {'/'.join(map(str, units))}" for level, units in LEVELS.items())}.
