@@ -1,10 +1,11 @@
-"""What it costs to learn from old weights: rounds of 1, 2, 4 ... local steps, that wait and that overlap.
+"""What it costs to learn from old weights, and from few bits.
 
-``local-sgd`` on free links in the virtual engine, where an epoch takes as long whatever the cadence: all the difference
-is in what is learned. At each level every cadence runs with the same batch, rate and seeds; ``slowdown`` is the time
-until an accuracy is reached over that of rounds of one step that wait, seed by seed and accuracy by accuracy; a run
-that never reaches it counts with its length. ``lag`` is what ``auto`` calls so: how many local steps old the weights of
-others are, on average.
+Rounds of 1, 2, 4 ... local steps, that wait and that overlap, and rounds of one step whose vectors are packed:
+``local-sgd`` on free links in the virtual engine, where an epoch takes as long whatever the exchange: all the
+difference is in what is learned. At each level every way runs with the same batch, rate and seeds; ``slowdown`` is
+the time until an accuracy is reached over that of rounds of one step that wait, seed by seed and accuracy by
+accuracy; a run that never reaches it counts with its length. ``lag`` is what ``auto`` calls so: how many local steps
+old the weights of others are, on average.
 
     python benchmarks/lag.py --data-dir DIR
 """
@@ -23,11 +24,10 @@ import record
 from bptcnn.bench.crossing import crossing_s
 from bptcnn.bench.protocol import Protocol, speeds
 from bptcnn.bench.runs import Case, Played, players
-from bptcnn.engine.auto import Candidate
+from bptcnn.engine.auto import DTYPES, Candidate
 from bptcnn.outer.rules import LocalSgd
+from bptcnn.wire import Dtype
 
-CADENCES = (1, 2, 4, 8, 16)
-OVERLAPPED = (1, 2, 4)
 STEPS = ((48, 0.03), (96, 0.05))
 """Samples of a local step of all workers together, and a rate that suits them."""
 
@@ -40,17 +40,19 @@ class Way(NamedTuple):
     rate: float
     every: int
     overlap: bool
+    dtype: Dtype
 
     @property
     def name(self) -> str:
         """For tables and records."""
         kind = "overlapped" if self.overlap else "waiting"
-        return f"{self.level}, {self.samples} at {self.rate:g}, every {self.every} {kind}"
+        packed = "" if self.dtype == "fp32" else f", {self.dtype}"
+        return f"{self.level}, {self.samples} at {self.rate:g}, every {self.every} {kind}{packed}"
 
     @property
     def lag(self) -> float:
         """In local steps, as ``auto`` reckons it."""
-        return Candidate(LocalSgd(), self.every, "fp32", self.overlap).lag
+        return Candidate(LocalSgd(), self.every, self.dtype, self.overlap).lag
 
     def case(self, protocol: Protocol, seed: int) -> Case:
         """The run."""
@@ -60,6 +62,7 @@ class Way(NamedTuple):
             "allocation.name": "dynamic",
             "exchange.every": self.every,
             "exchange.overlap": self.overlap,
+            "exchange.dtype": self.dtype,
             "batch_size": round(self.samples * max(each) / sum(each)),
             "optimizer.lr": self.rate,
         }
@@ -68,11 +71,14 @@ class Way(NamedTuple):
 
 def main() -> None:
     """Play, show, and write a record."""
-    parser = argparse.ArgumentParser(description="what it costs to learn from old weights")
+    parser = argparse.ArgumentParser(description="what it costs to learn from old weights, and from few bits")
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--data-dir", help="where its files are")
     parser.add_argument("--model", default="lenet5")
     parser.add_argument("--levels", nargs="+", default=["HL1", "HL8"])
+    parser.add_argument("--waiting", type=int, nargs="*", default=[1, 2, 4, 8, 16], help="local steps a round")
+    parser.add_argument("--overlapped", type=int, nargs="*", default=[1, 2, 4], help="likewise")
+    parser.add_argument("--dtypes", nargs="*", default=DTYPES[1:], choices=DTYPES, help="packed")
     parser.add_argument("--targets", type=float, nargs="+", default=[0.86, 0.87, 0.88, 0.89], help="accuracies")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
@@ -81,8 +87,13 @@ def main() -> None:
     options = parser.parse_args()
     load_before = record.load()
     protocol = Protocol(data=options.data, data_dir=options.data_dir, model=options.model, epochs=options.epochs)
-    kinds = [*((every, False) for every in CADENCES), *((every, True) for every in OVERLAPPED)]
-    ways = [Way(level, *steps, *kind) for level, steps, kind in product(options.levels, STEPS, kinds)]
+    kinds: list[tuple[int, bool, Dtype]] = [
+        *((every, False, "fp32") for every in sorted({1, *options.waiting})),
+        *((every, True, "fp32") for every in options.overlapped),
+        *((1, False, dtype) for dtype in options.dtypes),
+    ]
+    grid = product(options.levels, STEPS, kinds)
+    ways = [Way(level, *steps, every, overlap, dtype) for level, steps, (every, overlap, dtype) in grid]
     runs = list(product(ways, options.seeds))
     with players(options.jobs) as player:
         played = player.play([way.case(protocol, seed) for way, seed in runs], lambda case, one: None)
@@ -91,7 +102,8 @@ def main() -> None:
     for way in ways:
         series[f"{way.name}: lag"] = record.Series("steps", [way.lag])
         series[f"{way.name}: slowdown"] = record.Series("1", list(slowdowns(way, options.seeds, times)))
-    series["exponent"] = record.Series("1", exponents(series))
+    if found := exponents(series):
+        series["exponent"] = record.Series("1", found)
     record.show(series)
     settings = {name: value for name, value in vars(options).items() if name not in ("out", "data_dir", "jobs")}
     print(record.write(options.out, "lag", settings, series, load_before))
@@ -105,7 +117,7 @@ def reached(played: Played, targets: list[float]) -> list[float]:
 
 def slowdowns(way: Way, seeds: list[int], times: dict[tuple[Way, int], list[float]]) -> Iterator[float]:
     """Seed by seed and accuracy by accuracy."""
-    base = way._replace(every=1, overlap=False)
+    base = way._replace(every=1, overlap=False, dtype="fp32")
     for seed in seeds:
         for own, least in zip(times[way, seed], times[base, seed], strict=True):
             yield own / least

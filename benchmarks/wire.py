@@ -1,4 +1,4 @@
-"""What bf16 and int8 cost and save on the wire: speed of packing, then bytes, time and accuracy of whole runs.
+"""What packed vectors cost and save on the wire: speed of packing, then bytes, time and accuracy of whole runs.
 
 Packing and unpacking of one vector on one core, in turns with a copy of the same vector; GB/s of float32.
 

@@ -23,9 +23,9 @@ from bptcnn.engine.virtual import Link
 from bptcnn.errors import ConfigError
 from bptcnn.outer.rules import Anytime, AsyncLocalSgd, LocalSgd
 from bptcnn.outer.rules.auto import LAG_PRICE
+from bptcnn.wire import num_bytes
 
 HL8 = (480.0, 480.0, 320.0, 2560.0)
-BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0}
 ALL = ("fp32", "bf16", "int8")
 ASKED = RunConfig(strategy="auto")
 
@@ -38,7 +38,7 @@ def formula(facts: Facts) -> Predict:
     """With overlap, the exchange of one round hides behind the steps of the next, as far as it is no longer."""
 
     def kept(candidate: Candidate) -> float:
-        exchange_s = 2 * facts.slowest.transfer_s(round(BYTES[candidate.dtype] * facts.num_weights))
+        exchange_s = 2 * facts.slowest.transfer_s(num_bytes(facts.num_weights, candidate.dtype))
         steps_s = candidate.every * facts.batch_size / max(facts.speeds)
         return steps_s / (max(steps_s, exchange_s) if candidate.overlap else steps_s + exchange_s)
 
@@ -60,7 +60,7 @@ def every(facts: Facts, dtypes: tuple[str, ...], *, overlap: bool = True) -> lis
 
 
 def worth(candidate: Candidate, kept: float, price: float = LAG_PRICE) -> float:
-    return kept * (1 + candidate.lag) ** -price
+    return kept * auto.LEARNED[candidate.dtype] * (1 + candidate.lag) ** -price
 
 
 # ------------------------------------------------------------------------------------------ the forecast
@@ -88,13 +88,13 @@ def test_a_server_takes_one_push_after_the_other() -> None:
 
 def test_a_busy_server_is_asked_less_often() -> None:
     """Four pushes of 5 ms each take 20 ms, and a step 12.5 ms: two steps hide them."""
-    busy = Facts(HL8, (Link(),) * 4, 1000, 32, 50_000, handling_s={"fp32": 5e-3, "bf16": 5e-3, "int8": 5e-3})
+    busy = Facts(HL8, (Link(),) * 4, 1000, 32, 50_000, handling_s=dict.fromkeys(DTYPES, 5e-3))
     config, _ = settle(ASKED, busy)
     assert (config.strategy, config.exchange.every) == (LocalSgd(), 2)
 
 
 def test_a_server_that_packs_slowly_is_not_asked_to() -> None:
-    slow = Facts(HL8, (Link(),) * 4, 352_000, 32, 50_000, handling_s={"fp32": 1e-3, "bf16": 4e-3, "int8": 6e-3})
+    slow = Facts(HL8, (Link(),) * 4, 352_000, 32, 50_000, handling_s=dict.fromkeys(DTYPES, 6e-3) | {"fp32": 1e-3})
     config, _ = settle(ASKED, slow)
     assert (config.exchange.every, config.exchange.dtype, config.exchange.overlap) == (1, "fp32", True)
 
@@ -146,6 +146,7 @@ def test_on_free_links_workers_exchange_after_each_step_uncompressed_and_wait_fo
         (("fp32",), (24, "fp32")),
         (("fp32", "bf16"), (12, "bf16")),
         (ALL, (6, "int8")),
+        (DTYPES, (1, "1bit")),  # which take 9 ms
     ],
 )
 def test_on_a_slow_link_rounds_are_as_long_as_the_weights_are_under_way(
@@ -155,10 +156,15 @@ def test_on_a_slow_link_rounds_are_as_long_as_the_weights_are_under_way(
     assert choose(facts, formula(facts), dtypes=dtypes).candidate[1:] == (*expected, True)
 
 
-@pytest.mark.parametrize(("num_weights", "dtype"), [(19_000, "fp32"), (38_000, "bf16"), (76_000, "int8")])
+@pytest.mark.parametrize(
+    ("num_weights", "dtype"),
+    [(18_000, "fp32"), (37_000, "bf16"), (75_000, "int8"), (150_000, "int4"), (270_000, "2bit"), (550_000, "1bit")],
+)
 def test_no_more_is_compressed_than_the_cadence_needs(num_weights: int, dtype: str) -> None:
-    facts = some_facts("100Mbit", num_weights)  # 78 kB take as long there and back as one step of the fastest worker
-    assert chosen(facts) == Candidate(LocalSgd(), 1, dtype)
+    facts = some_facts(
+        "100Mbit", num_weights, spread=0.1
+    )  # 78 kB take as long there and back as one step of the fastest worker
+    assert choose(facts, formula(facts)).candidate == Candidate(LocalSgd(), 1, dtype)
 
 
 def test_a_link_that_is_too_slow_for_anything_gets_the_longest_rounds_it_can_use() -> None:
@@ -209,7 +215,7 @@ def test_nothing_would_be_clearly_better(
 
     def predict(candidate: Candidate) -> float:
         limit = worse[0] if candidate.rule.synchronous else worse[1]
-        return limit * min(1.0, candidate.every / steps / BYTES[candidate.dtype])
+        return limit * min(1.0, 1000 * candidate.every / steps / num_bytes(1000, candidate.dtype))
 
     found, kept = choose(facts, predict, price, ALL, overlap=overlap)
     assert kept == predict(found)

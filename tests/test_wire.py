@@ -14,7 +14,9 @@ from hypothesis.extra.numpy import arrays
 
 from bptcnn.wire import BLOCK, CHUNK, Dtype, Packed, decode, encode, num_bytes
 
-PACKED: tuple[Dtype, ...] = ("bf16", "int8")
+PACKED: tuple[Dtype, ...] = ("bf16", "int8", "int4", "2bit", "1bit")
+MULTIPLES: dict[Dtype, int] = {"int8": 127, "int4": 7}
+BITS: dict[Dtype, int] = {"2bit": 2, "1bit": 1}
 TINY = float(np.finfo(np.float32).tiny)
 LENGTHS = st.integers(0, 3 * BLOCK)
 
@@ -24,10 +26,10 @@ def vectors(largest: float = 3e38) -> Any:
     return arrays(np.float32, LENGTHS, elements=st.floats(-bound, bound, width=32))
 
 
-def quanta(vector: np.ndarray) -> np.ndarray:
-    """The scale of int8 for each value, in the plainest way."""
+def quanta(vector: np.ndarray, levels: int) -> np.ndarray:
+    """The scale of each value, in the plainest way."""
     blocks = [vector[start : start + BLOCK] for start in range(0, len(vector), BLOCK)]
-    return np.concatenate([np.full(len(b), max(float(np.abs(b).max()) / 127, TINY)) for b in blocks] or [[]])
+    return np.concatenate([np.full(len(b), max(float(np.abs(b).max()) / levels, TINY)) for b in blocks] or [[]])
 
 
 def there_and_back(vector: np.ndarray, dtype: Dtype) -> np.ndarray:
@@ -45,10 +47,11 @@ def test_bf16_is_off_by_half_of_its_last_digit_at_most(vector: np.ndarray) -> No
     assert (error <= np.maximum(np.abs(vector.astype(float)) * 2.0**-8, 2.0**-134)).all()
 
 
+@pytest.mark.parametrize(("dtype", "levels"), MULTIPLES.items())
 @given(vectors())
-def test_int8_is_off_by_half_of_its_scale_at_most(vector: np.ndarray) -> None:
-    error = np.abs(there_and_back(vector, "int8").astype(float) - vector)
-    assert (error <= quanta(vector) * (0.5 + 1e-4)).all()
+def test_integers_are_off_by_half_of_their_scale_at_most(dtype: Dtype, levels: int, vector: np.ndarray) -> None:
+    error = np.abs(there_and_back(vector, dtype).astype(float) - vector)
+    assert (error <= quanta(vector, levels) * (0.5 + 1e-4)).all()
 
 
 @given(arrays(np.int16, LENGTHS))
@@ -58,11 +61,41 @@ def test_what_bf16_can_write_comes_back_to_the_bit(bits: np.ndarray) -> None:
     assert np.array_equal(there_and_back(vector, "bf16").view(np.uint32), vector.view(np.uint32))
 
 
-@given(arrays(np.int8, LENGTHS, elements=st.integers(-127, 127)), st.integers(-120, 110))
-def test_what_int8_can_write_comes_back_to_the_bit(levels: np.ndarray, exponent: int) -> None:
-    levels[::BLOCK] = 127
-    vector = np.ldexp(levels.astype(np.float32), exponent)
-    assert np.array_equal(there_and_back(vector, "int8"), vector)
+@pytest.mark.parametrize(("dtype", "levels"), MULTIPLES.items())
+@given(st.data(), LENGTHS, st.integers(-120, 110))
+def test_what_integers_can_write_comes_back_to_the_bit(
+    dtype: Dtype, levels: int, data: st.DataObject, length: int, exponent: int
+) -> None:
+    multiples = data.draw(arrays(np.int8, length, elements=st.integers(-levels, levels)))
+    multiples[::BLOCK] = levels
+    vector = np.ldexp(multiples.astype(np.float32), exponent)
+    assert np.array_equal(there_and_back(vector, dtype), vector)
+
+
+def energy(vector: np.ndarray) -> float:
+    return float(np.sum(vector.astype(float) ** 2))
+
+
+@pytest.mark.parametrize(("dtype", "bits"), BITS.items())
+@given(vectors(1e6))
+def test_bits_leave_what_no_other_means_could_say(dtype: Dtype, bits: int, vector: np.ndarray) -> None:
+    """Signs are kept; no more magnitudes than classes; what is lost is at right angles to what arrives."""
+    vector[np.abs(vector) < 1e-6] = 0
+    found = there_and_back(vector, dtype)
+    assert (found * vector >= 0).all()
+    lost = energy(vector - found)
+    assert lost == pytest.approx(energy(vector) - energy(found), rel=1e-4, abs=1e-5 * energy(vector))
+    assert lost <= energy(vector) * (1 - 1 / BLOCK + 1e-6)
+    for start in range(0, len(vector), BLOCK):
+        assert len(np.unique(np.abs(found[start : start + BLOCK]))) <= bits
+
+
+def test_bits_by_hand() -> None:
+    vector = np.array([4.0, -1.0, 1.0, -6.0], np.float32)  # the mean magnitude is 3, and they are parted at 3.75
+    assert there_and_back(vector, "1bit").tolist() == [3, -3, 3, -3]
+    assert there_and_back(vector, "2bit").tolist() == [5, -1, 1, -5]
+    alone = np.eye(1, 100, 7, dtype=np.float32)[0]
+    assert np.array_equal(there_and_back(alone, "2bit"), alone)
 
 
 def test_bf16_rounds_ties_to_even() -> None:
@@ -89,7 +122,7 @@ def test_long_vectors_are_written_as_their_parts_are(dtype: Dtype) -> None:
     found = there_and_back(vector, dtype)
     parts = [there_and_back(vector[start : start + BLOCK], dtype) for start in range(0, len(vector), BLOCK)]
     assert np.array_equal(found, np.concatenate(parts))
-    assert 0 < np.abs(found - vector).max() < 0.05
+    assert 0 < np.sum((found - vector) ** 2) < {"int4": 0.02, "2bit": 0.12, "1bit": 0.37}.get(dtype, 1e-4) * len(vector)
 
 
 @pytest.mark.parametrize("dtype", PACKED)
@@ -112,8 +145,8 @@ def test_the_vector_is_left_alone_and_may_be_read_only(dtype: Dtype) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         packed = encode(vector, dtype)
-        for part in packed:
-            part.flags.writeable = False
+        assert isinstance(packed, Packed)
+        packed.values.flags.writeable = packed.scales.flags.writeable = False
         decode(packed)[:] = 0
     assert np.array_equal(vector, before)
 

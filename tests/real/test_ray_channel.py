@@ -76,7 +76,9 @@ async def echo(request: Any) -> Any:
 VECTORS = st.one_of(
     st.none(),
     st.integers(0, 3 * IN_BAND).map(lambda size: np.arange(size, dtype=np.float32)),
-    st.integers(0, 3 * IN_BAND).map(lambda size: Packed(np.arange(size).astype(np.int8), np.ones(3, np.float32))),
+    st.integers(0, 3 * IN_BAND).map(
+        lambda size: Packed("int8", size, np.arange(size).astype(np.int8), np.ones(3, np.float32))
+    ),
 )
 
 

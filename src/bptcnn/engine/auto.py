@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias, get_args
 
 from bptcnn.config import RunConfig
@@ -61,6 +61,9 @@ class Choice(NamedTuple):
 Predict: TypeAlias = Callable[[Candidate], float]
 """The part of the sum of the speeds that a candidate leaves, 0 to 1."""
 
+LEARNED: Mapping[Dtype, float] = {"fp32": 1.0, "bf16": 1.0, "int8": 1.0, "int4": 0.99, "2bit": 0.97, "1bit": 0.93}
+"""What is learned from a sample if weights travel so, against fp32: measured with ``benchmarks/lag.py``."""
+
 CLEARLY = 1.01
 """What should be better by less than this is not worth a looser exchange, or a coarser one."""
 
@@ -75,10 +78,10 @@ def choose(
 ) -> Choice:
     """The exchange with which most is learned a second.
 
-    Maths: the greatest ``kept (1 + lag)^-lag_price``. What is learned from old weights is learned more slowly, whether
-    it is the rounds that are long or that there are none; what is waited for is not learned at all. Where there is no
-    clear difference, rounds, then what waits, then what is compressed least. (Compression is not always faster: packing
-    takes the server's time.)
+    Maths: the greatest ``kept (1 + lag)^-lag_price LEARNED[dtype]``. What is learned from old weights is learned more
+    slowly, whether it is the rounds that are long or that there are none, and so it is from weights of few bits; what
+    is waited for is not learned at all. Where there is no clear difference, rounds, then what waits, then what is
+    compressed least. (Compression is not always faster: packing takes the server's time.)
 
     Args:
         facts: of workers and links.
@@ -109,6 +112,10 @@ class _Judged(NamedTuple):
     choice: Choice
 
 
+def _worth(candidate: Candidate, kept: float, lag_price: float) -> float:
+    return float(kept * LEARNED[candidate.dtype] * (1 + candidate.lag) ** -lag_price)
+
+
 def _best(
     tried: Sequence[Candidate], predict: Predict, lag_price: float, least: float, most: float = 1.0
 ) -> _Judged | None:
@@ -124,11 +131,11 @@ def _best(
         least: what it has to be worth.
         most: what none keeps more than.
     """
-    if not tried or most * (1 + tried[0].lag) ** -lag_price < least:
+    if not tried or _worth(tried[0], most, lag_price) < least:
         return None
     middle = len(tried) // 2
     choice = Choice(tried[middle], predict(tried[middle]))
-    worth = choice.kept * (1 + choice.candidate.lag) ** -lag_price
+    worth = _worth(*choice, lag_price)
     best = _Judged(worth, choice) if worth >= least else None
     bound = most if choice.candidate.rule.timed else choice.kept
     best = _best(tried[:middle], predict, lag_price, max(least, worth), bound) or best

@@ -134,12 +134,13 @@ class ServerEnd:
 def parcel_dtype(dtype: Dtype) -> Dtype:
     """How weights travel from worker to worker: as such, for who gets them has nothing that they could differ from.
 
-    Multiples of 1/127 of the largest weight in a block would be too coarse for them: bf16 takes the place of int8.
+    Multiples of 1/127 of the largest weight in a block would be too coarse for them: bf16 takes the place of what is
+    smaller.
 
     Args:
         dtype: what was asked for.
     """
-    return "bf16" if dtype == "int8" else dtype
+    return "fp32" if dtype == "fp32" else "bf16"
 
 
 def sizes(rule: Strategy, dtype: Dtype, num_weights: int) -> Sizes:
@@ -157,5 +158,11 @@ def sizes(rule: Strategy, dtype: Dtype, num_weights: int) -> Sizes:
 
 
 def _dtype(rule: Strategy, dtype: Dtype) -> Dtype:
-    """To and from a server that does not merge, weights travel seldom, or as a sum that is made of float32."""
-    return dtype if rule.meets == "server" else "fp32"
+    """How vectors travel between a worker and the server.
+
+    To and from a server that does not merge they travel seldom, or as a sum that is made of float32. Without error
+    feedback int8 takes the place of whatever is smaller.
+    """
+    if rule.meets != "server":
+        return "fp32"
+    return dtype if rule.pushes_differences or dtype not in ("int4", "2bit", "1bit") else "int8"
