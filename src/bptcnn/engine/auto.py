@@ -61,7 +61,7 @@ class Choice(NamedTuple):
 Predict: TypeAlias = Callable[[Candidate], float]
 """The part of the sum of the speeds that a candidate leaves, 0 to 1."""
 
-LEARNED: Mapping[Dtype, float] = {"fp32": 1.0, "bf16": 1.0, "int8": 1.0, "int4": 1.0, "2bit": 0.99, "1bit": 0.58}
+LEARNED: Mapping[Dtype, float] = {"fp32": 1.0, "bf16": 1.0, "int8": 1.0, "int4": 1.0, "2bit": 0.99}
 """What is learned from a sample if weights travel so, against fp32: measured with ``benchmarks/lag.py``."""
 
 CLEARLY = 1.01

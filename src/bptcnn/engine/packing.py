@@ -165,4 +165,4 @@ def _dtype(rule: Strategy, dtype: Dtype) -> Dtype:
     """
     if rule.meets != "server":
         return "fp32"
-    return dtype if rule.pushes_differences or dtype not in ("int4", "2bit", "1bit") else "int8"
+    return dtype if rule.pushes_differences or dtype not in ("int4", "2bit") else "int8"

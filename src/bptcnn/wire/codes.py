@@ -1,4 +1,4 @@
-"""Vectors in fewer bits: bf16, multiples of a block's scale in 8 or 4 bits, and 2 or 1 bits a weight.
+"""Vectors in fewer bits: bf16, multiples of a block's scale in 8 or 4 bits, and 2 bits a weight.
 
 Arithmetic in blocks that fit into a core's cache, on the calling thread: the other cores are busy training. What is not
 finite stays so: with it, all of its block, but for bf16, where it stays alone.
@@ -28,7 +28,7 @@ _FINEST = np.finfo(np.float32).tiny
 """The least scale: a smaller one would have too few digits of its own, and 0 can't be divided by."""
 
 _APART = np.float32(1.25)
-"""2 bits: magnitudes are parted at so many times their mean. The best place for normal values; 1.6 for Laplace's."""
+"""Magnitudes are parted at so many times their mean. The best place for normal values; 1.6 for Laplace's."""
 
 
 class Code(ABC):
@@ -136,48 +136,36 @@ class Multiples(Code):
         return flat[:num_weights]
 
 
-@dataclass(frozen=True)
-class Planes(Code):
-    """The sign of each value, and the mean of the magnitudes in its block; with 2 bits, that of its class of them.
+class Means(Code):
+    """Two bits a weight: its sign, and whether it is large; each becomes the mean magnitude of its class in its block.
 
-    Maths: with one bit ``sign(x) mean |block|``. With two, the magnitudes of a block are parted at 1.25 of their mean,
-    and those below and above are each replaced by their own mean. For given signs and classes no other numbers leave
-    less: what is left is always shorter than the block, in squares by ``sum over classes of n mean^2``, which is what
-    error feedback needs to converge. Of normal values 36 % of the squares is left with one bit, 12 % with two.
-
-    Source: one bit with error feedback is Seide et al., Interspeech 2014; why it converges, Karimireddy et al., ICML
-    2019, where the scale is the mean of the magnitudes too.
-
-    Attributes:
-        bits: a weight.
+    Maths: the magnitudes of a block are parted at 1.25 of their mean, and those below and above are each replaced by
+    their own mean. For given signs and classes no other numbers leave less: what is left is always shorter than the
+    block, in squares by ``sum over classes of n mean^2``, which is what error feedback needs to converge. Of normal
+    values 12 % of the squares is left.
 
     Example:
-        >>> code = Planes(2)
-        >>> code.read(*code.write(np.array([6.0, -1.0, 1.0, 3.0, 7.0, 0.0], np.float32)), 6)
+        >>> Means().read(*Means().write(np.array([6.0, -1.0, 1.0, 3.0, 7.0, 0.0], np.float32)), 6)
         array([ 6.5 , -1.25,  1.25,  1.25,  6.5 ,  1.25], dtype=float32)
+
+    Source: signs and means with error feedback are Seide et al., Interspeech 2014 (with one bit); why that converges,
+    Karimireddy et al., ICML 2019.
     """
 
-    bits: int
-
     def sizes(self, num_weights: int) -> tuple[int, int]:
-        """A bit or two a weight, blocks filled up, and as many scales a block (see ``Code.sizes``)."""
-        blocks = _num_blocks(num_weights)
-        return self.bits * blocks * (BLOCK // 8), self.bits * blocks * 4
+        """Two bits a weight, blocks filled up, and two scales a block (see ``Code.sizes``)."""
+        return 2 * _num_blocks(num_weights) * (BLOCK // 8), 2 * _num_blocks(num_weights) * 4
 
     def write(self, vector: Vector) -> tuple[Values, Vector]:
-        """uint8 [bits, blocks, 32], signs first, and as many scales, flat (see ``Code.write``)."""
-        num_blocks = _num_blocks(len(vector))
-        planes = np.empty((self.bits, num_blocks, BLOCK // 8), np.uint8)
-        scales = np.empty((self.bits, num_blocks), np.float32)
+        """uint8 [2, blocks, 32]: signs, then classes; scales of small ones, then of large (see ``Code.write``)."""
+        planes = np.empty((2, _num_blocks(len(vector)), BLOCK // 8), np.uint8)
+        scales = np.empty((2, _num_blocks(len(vector))), np.float32)
         for first, part, blocks in _chunks(vector):
             rows, sizes = slice(first, first + len(blocks)), _num_values(len(part))
             negative = np.zeros(blocks.shape, np.bool_)
             np.signbit(part, out=negative.reshape(-1)[: len(part)])
             planes[0, rows] = np.packbits(negative, axis=1)
             total = blocks.sum(axis=1)
-            if self.bits == 1:
-                scales[0, rows] = total / sizes
-                continue
             large = blocks > (_APART * total / sizes)[:, None]
             planes[1, rows] = np.packbits(large, axis=1)
             blocks *= large
@@ -189,16 +177,14 @@ class Planes(Code):
     def read(self, values: Values, scales: Vector, num_weights: int) -> Vector:
         """Means with their signs (see ``Code.read``)."""
         flat, blocks = _room(num_weights)
-        means = scales.reshape(self.bits, -1, 1)
+        small, large = scales.reshape(2, -1, 1)
         for first in range(0, len(blocks), CHUNK // BLOCK):
             rows = slice(first, first + CHUNK // BLOCK)
-            part, level = blocks[rows], means[0, rows]
-            if self.bits > 1:
-                level = np.where(np.unpackbits(values[1, rows], axis=1), means[1, rows], level)
-            np.multiply(np.unpackbits(values[0, rows], axis=1), np.float32(-2), out=part)
-            part += 1
+            means = np.where(np.unpackbits(values[1, rows], axis=1), large[rows], small[rows])
+            np.multiply(np.unpackbits(values[0, rows], axis=1), np.float32(-2), out=blocks[rows])
+            blocks[rows] += 1
             with np.errstate(invalid="ignore"):
-                part *= level
+                blocks[rows] *= means
         return flat[:num_weights]
 
 

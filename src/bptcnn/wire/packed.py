@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
-from bptcnn.wire.codes import Bf16, Code, Multiples, Planes, Values, Vector
+from bptcnn.wire.codes import Bf16, Code, Means, Multiples, Values, Vector
 
-Dtype = Literal["fp32", "bf16", "int8", "int4", "2bit", "1bit"]
+Dtype = Literal["fp32", "bf16", "int8", "int4", "2bit"]
 """How a vector is written on the way, from most bytes to fewest."""
 
 CODES: Mapping[Dtype, Code] = {
     "bf16": Bf16(),
     "int8": Multiples(127),
     "int4": Multiples(7),
-    "2bit": Planes(2),
-    "1bit": Planes(1),
+    "2bit": Means(),
 }
 
 
@@ -69,8 +68,8 @@ def num_bytes(num_weights: int, dtype: Dtype) -> int:
         Bytes.
 
     Example:
-        >>> [num_bytes(1024, dtype) for dtype in ("fp32", "bf16", "int8", "int4", "2bit", "1bit")]
-        [4096, 2048, 1040, 528, 288, 144]
+        >>> [num_bytes(1024, dtype) for dtype in ("fp32", "bf16", "int8", "int4", "2bit")]
+        [4096, 2048, 1040, 528, 288]
     """
     return 4 * num_weights if dtype == "fp32" else sum(CODES[dtype].sizes(num_weights))
 

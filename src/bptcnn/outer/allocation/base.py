@@ -41,9 +41,8 @@ class ExchangeConfig(Section):
 
     dtype: Dtype = "fp32"
     """How weights travel: ``fp32`` as they are, ``bf16`` in half of the bytes, ``int8`` in about a quarter, ``int4`` in
-    an eighth, ``2bit`` in a 14th, ``1bit`` in a 28th. Rounded are differences only, and what is lost is added to the
-    next. Elastic averaging cannot do that: ``int8`` is the least there. Gossip has no differences: there it is
-    ``bf16``."""
+    an eighth, ``2bit`` in a 14th. Rounded are differences only, and what is lost is added to the next. Elastic
+    averaging can't do that: ``int8`` is the least there. Gossip has no differences: there it is ``bf16``."""
 
     @field_validator("every", mode="before")
     @classmethod
