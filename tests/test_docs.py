@@ -94,7 +94,7 @@ def test_the_table_of_the_rules_is_up_to_date() -> None:
     assert (ROOT / "docs" / "rules" / "README.md").read_text() == page, remedy
 
 
-def test_the_table_shows_the_last_record_of_each_protocol(tmp_path: Path) -> None:
+def test_the_table_shows_the_last_record_of_each_contender_level_and_protocol(tmp_path: Path) -> None:
     protocol = {
         "data": "d",
         "model": "m",
@@ -105,17 +105,18 @@ def test_the_table_shows_the_last_record_of_each_protocol(tmp_path: Path) -> Non
         "engine": "virtual",
     }
     known = (  # early records do not name the unit
-        ("01", {}, 1.5),
-        ("02", {"unit_per_s": 80.0}, 1.25),
-        ("03", {"link": "5ms"}, 2.0),
-        ("04", {"unit_per_s": 20.0}, 3.0),
+        ("01", {}, "HL8", 1.5),
+        ("02", {"unit_per_s": 80.0}, "HL8", 1.25),
+        ("03", {"link": "5ms"}, "HL8", 2.0),
+        ("04", {"unit_per_s": 20.0}, "HL8", 3.0),
+        ("05", {}, "HL1", 1.75),
     )
-    for date, own, ratio in known:
-        row = {"rule": "agwu", "level": "HL8", "seed": 1, "seconds_to_target": 1, "ratio": ratio, "final_accuracy": 0.9}
+    for date, own, level, ratio in known:
+        row = {"rule": "agwu", "level": level, "seed": 1, "seconds_to_target": 1, "ratio": ratio, "final_accuracy": 0.9}
         record = {"settings": protocol | own, "table": [row]}
         (tmp_path / f"rules-{date}.json").write_text(json.dumps(record))
     page = runpy.run_path(str(ROOT / "docs" / "rules" / "table.py"))["page"](tmp_path)
-    assert re.findall(r"\| `agwu` \| ([\d.]+) \|", page) == ["1.25", "2.00", "3.00"]
+    assert re.findall(r"\| `agwu` \| ([\d. |]+) \|", page) == ["1.75 | 1.25", "2.00", "3.00"]
     assert "link free, units of 20 samples/s" in page
-    assert "`rules-02.json`" in page
+    assert "records `rules-02.json`, `rules-05.json`." in page
     assert "no record" not in page

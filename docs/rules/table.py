@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bptcnn.bench.contenders import CONTENDERS
 from bptcnn.bench.protocol import LEVELS, UNIT_PER_S
@@ -56,46 +56,66 @@ def page(records: Path = RECORDS) -> str:
     Args:
         records: folder of the records.
     """
-    found = [(path, json.loads(path.read_text())) for path in sorted(records.glob("rules-*.json"))]
-    parts = [INTRODUCTION, *(section(path.name, record) for path, record in latest(found))]
+    found = [(path.name, json.loads(path.read_text())) for path in sorted(records.glob("rules-*.json"))]
+    parts = [INTRODUCTION, *map(section, united(found))]
     if not found:
         names = ", ".join(f"`{name}`" for name in CONTENDERS)
         parts.append(f"Contenders: {names}. There is no record of them yet.\n")
     return "\n".join(parts)
 
 
-def latest(found: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[tuple[Path, Mapping[str, Any]]]:
-    """Of the records of one protocol, the last.
+class Protocol(NamedTuple):
+    """What was measured by one protocol: its settings, the rows that count, and the records that they are from."""
+
+    settings: Mapping[str, Any]
+    table: Sequence[Mapping[str, Any]]
+    names: Sequence[str]
+
+
+def united(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Protocol]:
+    """Of each contender at each level, the rows of the last record by that protocol that has any.
 
     Args:
-        found: each file and its content, in order of time.
+        found: each file's name and its content, in order of time.
     """
-    by_protocol = {}
-    for path, record in found:
-        protocol = {"unit_per_s": UNIT_PER_S, **record["settings"]}  # which early records leave out
-        by_protocol[json.dumps(protocol, sort_keys=True)] = path, record
-    return list(by_protocol.values())
+    protocols: dict[str, dict[tuple[str, str], tuple[str, list[Mapping[str, Any]]]]] = {}
+    for name, record in found:
+        settings = {"unit_per_s": UNIT_PER_S, **record["settings"]}  # which early records leave out
+        cells = protocols.setdefault(json.dumps(settings, sort_keys=True), {})
+        by_cell: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        for row in record["table"]:
+            by_cell.setdefault((row["level"], row["rule"]), []).append(row)
+        cells |= {cell: (name, rows) for cell, rows in by_cell.items()}
+    return [
+        Protocol(
+            json.loads(settings),
+            [row for _, rows in cells.values() for row in rows],
+            sorted({name for name, _ in cells.values()}),
+        )
+        for settings, cells in protocols.items()
+    ]
 
 
-def section(name: str, record: Mapping[str, Any]) -> str:
-    """What one record says.
+def section(measured: Protocol) -> str:
+    """What is known of one protocol.
 
     Args:
-        name: of its file.
-        record: its content.
+        measured: its rows.
     """
-    protocol = record["settings"]
-    seeds = len({row["seed"] for row in record["table"]})
+    protocol = measured.settings
+    seeds = len({row["seed"] for row in measured.table})
     trace = "" if protocol["trace"] is None else f", speeds that change (trace {protocol['trace']})"
-    unit = protocol.get("unit_per_s", UNIT_PER_S)
+    unit = protocol["unit_per_s"]
     units = "" if unit == UNIT_PER_S else f", units of {unit:g} samples/s"
+    names = ", ".join(f"`{name}`" for name in measured.names)
+    records = "record" if len(measured.names) == 1 else "records"
     real = ", on real processes" if protocol["engine"] == "ray" else ""
     title = f"### {protocol['model']} on {protocol['data']}, link {protocol['link']}{trace}{units}{real}"
     facts = (
         f"Target {protocol['target']:g}, {protocol['epochs']} epochs at most, {seeds} seed{'s' * (seeds > 1)}, "
-        f"engine {protocol['engine']}; record `{name}`."
+        f"engine {protocol['engine']}; {records} {names}."
     )
-    return f"{title}\n\n{facts}\n\n{markdown(record['table'])}\n"
+    return f"{title}\n\n{facts}\n\n{markdown(measured.table)}\n"
 
 
 if __name__ == "__main__":
