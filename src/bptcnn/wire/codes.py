@@ -200,11 +200,9 @@ def _num_values(count: int) -> npt.NDArray[np.float32]:
 
 
 def _room(num_weights: int) -> tuple[Vector, Vector]:
-    """New memory for a vector, flat and by blocks; zero where the last block is a short one."""
+    """New memory for a vector, flat and by blocks; where the last is a short one, whatever was there comes after it."""
     blocks = np.empty((_num_blocks(num_weights), BLOCK), np.float32)
-    flat = blocks.reshape(-1)
-    flat[num_weights:] = 0
-    return flat, blocks
+    return blocks.reshape(-1), blocks
 
 
 def _chunks(vector: Vector) -> Iterator[tuple[int, Vector, Vector]]:
