@@ -161,9 +161,8 @@ def test_on_a_slow_link_rounds_are_as_long_as_the_weights_are_under_way(
     [(18_000, "fp32"), (37_000, "bf16"), (75_000, "int8"), (150_000, "int4"), (270_000, "2bit")],
 )
 def test_no_more_is_compressed_than_the_cadence_needs(num_weights: int, dtype: str) -> None:
-    facts = some_facts(
-        "100Mbit", num_weights, spread=0.1
-    )  # 78 kB take as long there and back as one step of the fastest worker
+    """78 kB take as long there and back as one step of the fastest worker; no rounds wait where speeds change."""
+    facts = some_facts("100Mbit", num_weights, spread=0.1)
     assert choose(facts, formula(facts)).candidate == Candidate(LocalSgd(), 1, dtype)
 
 
