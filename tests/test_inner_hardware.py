@@ -271,6 +271,8 @@ def test_where_there_is_no_affinity_all_cores_are_ours(monkeypatch: pytest.Monke
     [
         ({"avx512f", "avx512bf16", "avx2", "fma"}, "x86_64", Simd(16, 32, True)),
         ({"avx512f", "avx512_bf16"}, "AMD64", Simd(16, 32, True)),
+        ({"avx512f", "avx512_bf16", "amx_bf16"}, "x86_64", Simd(16, 32, True, tiles=True)),
+        ({"avx512f", "avx512bf16", "amx-bf16"}, "x86_64", Simd(16, 32, True, tiles=True)),
         ({"avx512f", "avx2", "fma"}, "x86_64", Simd(16, 32, False)),
         ({"avx512bf16", "avx2", "fma"}, "x86_64", Simd(8, 16, False)),
         ({"avx2", "fma"}, "x86_64", Simd(8, 16, False)),

@@ -22,6 +22,7 @@ from bptcnn.inner.machine.processor import Simd
 from bptcnn.inner.plan import Gradients, plan
 from bptcnn.inner.step import gradients
 from bptcnn.models import ModelConfig, build
+from bptcnn.models.zoo import MODELS
 
 IMAGES = torch.randn(32, 1, 12, 12, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(32) % 4
@@ -195,6 +196,21 @@ def test_workers_compile_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gradients(nn.Sequential(nn.Flatten(), nn.Linear(144, 4), nn.GELU()), (1, 12, 12), 32, "fp32", 1) is None
     monkeypatch.setattr("bptcnn.inner.compiled.host_simd", lambda: Simd(16, 32, bf16=False))
     assert gradients(lenet(), (1, 12, 12), 32, "bf16", 1) is None
+
+
+@needs_bf16
+@pytest.mark.parametrize(
+    ("model", "batch_size", "compiles"),
+    [("lenet5", 512, True), ("resnet8", 4, True), ("resnet8", 32, False), ("easgd-cifar", 3, False)],
+)
+def test_wide_networks_are_left_to_pytorch_where_cores_multiply_matrices(
+    model: str, batch_size: int, compiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = (1, 28, 28) if model == "lenet5" else (3, 32, 32)
+    network = MODELS[model](images, 10)
+    monkeypatch.setattr("bptcnn.inner.step.host_simd", lambda: Simd(16, 32, bf16=True, tiles=True))
+    assert (gradients(network, images, batch_size, "bf16", 1) is not None) is compiles
+    assert isinstance(gradients(network, images, batch_size, "fp32", 1), Compiled)
 
 
 @needs_bf16

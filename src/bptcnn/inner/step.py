@@ -14,12 +14,20 @@ from bptcnn.inner.cuda import Graphed
 from bptcnn.inner.descent import SgdOptimizer
 from bptcnn.inner.eager import Eager, Loss, Precision
 from bptcnn.inner.fused import fuse
+from bptcnn.inner.graph.layers import products
+from bptcnn.inner.graph.reader import graph
+from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.lanes import Lanes
 from bptcnn.inner.machine.devices import device_of
 from bptcnn.inner.machine.hardware import num_cores
 from bptcnn.inner.machine.memory import keep_memory
+from bptcnn.inner.machine.processor import host_simd
 from bptcnn.inner.machine.threads import one_thread
 from bptcnn.inner.plan import Gradients, Plan, remembered
+
+MATRICES, FULL = 1 << 26, 16
+"""On cores that multiply matrices of bfloat16, PyTorch makes up for what its calls cost with so many products a step;
+beyond so many samples, more of them help it no further."""
 
 SPARE_ROOM = 1.5
 """Batches may be so much larger than their usual size and still be trained by compiled code."""
@@ -124,6 +132,9 @@ def gradients(
     """
     try:
         vectors = host_vectors(precision, batch_size)
+        wide = products(graph(module, Plane(*images))) * min(batch_size, FULL) >= MATRICES
+        if wide and vectors.bf16 and host_simd().tiles:
+            return None
         return Compiled(module, images, round(SPARE_ROOM * batch_size), Lanes(num_lanes), vectors)
     except UnsupportedError:
         return None

@@ -143,5 +143,15 @@ def trained_values(layers: Sequence[Layer]) -> set[int]:
     return values
 
 
+def products(layers: Sequence[Layer]) -> int:
+    """Multiplications of a forward pass, per sample.
+
+    Example:
+        >>> products([Conv(1, (IMAGES,), Plane(4), Plane(3), module=nn.Linear(4, 3), window=Window(1, 1))])
+        12
+    """
+    return sum(layer.shape.area * layer.module.weight.numel() for layer in layers if isinstance(layer, Conv))
+
+
 def _uses(layers: tuple[Layer, ...], value: int) -> int:
     return sum(layer.inputs.count(value) for layer in layers)

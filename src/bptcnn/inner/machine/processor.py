@@ -16,6 +16,8 @@ ROOT = Path("/")
 
 _NAMED_BY = ("model name", "cpu family", "model", "CPU implementer", "CPU variant", "CPU part")
 
+_BF16, _TILES = {"avx512bf16", "avx512_bf16"}, {"amx-bf16", "amx_bf16"}
+
 
 @dataclass(frozen=True, slots=True)
 class Simd:
@@ -25,11 +27,13 @@ class Simd:
         width: float32 values per register.
         registers: their number.
         bf16: whether the core multiplies bfloat16 pairs into float32 (AVX512-BF16).
+        tiles: whether it multiplies whole matrices of bfloat16 (AMX).
     """
 
     width: int
     registers: int
     bf16: bool
+    tiles: bool = False
 
 
 def simd(flags: frozenset[str], machine: str) -> Simd:
@@ -49,7 +53,8 @@ def simd(flags: frozenset[str], machine: str) -> Simd:
     if machine.lower() in {"aarch64", "arm64"}:
         return Simd(width=4, registers=32, bf16=False)
     if "avx512f" in flags:
-        return Simd(width=16, registers=32, bf16=not flags.isdisjoint({"avx512bf16", "avx512_bf16"}))
+        bf16, tiles = (not flags.isdisjoint(names) for names in (_BF16, _TILES))
+        return Simd(width=16, registers=32, bf16=bf16, tiles=tiles)
     return Simd(width=8 if flags >= {"avx2", "fma"} else 4, registers=16, bf16=False)
 
 
