@@ -1,11 +1,11 @@
 """What it costs to learn from old weights, and from few bits.
 
-Rounds of 1, 2, 4 ... local steps, that wait and that overlap, and rounds of one step whose vectors are packed:
-``local-sgd`` on free links in the virtual engine, where an epoch takes as long whatever the exchange: all the
-difference is in what is learned. At each level every way runs with the same batch, rate and seeds; ``slowdown`` is
-the time until an accuracy is reached over that of rounds of one step that wait, seed by seed and accuracy by
-accuracy; a run that never reaches it counts with its length. ``lag`` is what ``auto`` calls so: how many local steps
-old the weights of others are, on average.
+Rounds of 1, 2, 4 ... local steps, that wait and that overlap, the same without rounds, and rounds of one step whose
+vectors are packed: ``local-sgd`` and ``async-local-sgd`` on free links in the virtual engine, where an epoch takes as
+long whatever the exchange: all the difference is in what is learned. At each level every way runs with the same batch,
+rate and seeds; ``slowdown`` is the time until an accuracy is reached over that of rounds of one step that wait, seed by
+seed and accuracy by accuracy, where a run that never reaches it counts with its length. ``lag`` is what ``auto`` calls
+so: how many local steps old the weights of others are, on average.
 
     python benchmarks/lag.py --data-dir DIR
 """
@@ -25,7 +25,7 @@ from bptcnn.bench.crossing import crossing_s
 from bptcnn.bench.protocol import Protocol, speeds
 from bptcnn.bench.runs import Case, Played, players
 from bptcnn.engine.auto import DTYPES, Candidate
-from bptcnn.outer.rules import LocalSgd
+from bptcnn.outer.rules import AsyncLocalSgd, LocalSgd
 from bptcnn.wire import Dtype
 
 STEPS = ((48, 0.03), (96, 0.05))
@@ -38,6 +38,7 @@ class Way(NamedTuple):
     level: str
     samples: int
     rate: float
+    rounds: bool
     every: int
     overlap: bool
     dtype: Dtype
@@ -45,20 +46,21 @@ class Way(NamedTuple):
     @property
     def name(self) -> str:
         """For tables and records."""
-        kind = "overlapped" if self.overlap else "waiting"
+        kind = ("" if self.rounds else "asynchronous ") + ("overlapped" if self.overlap else "waiting")
         packed = "" if self.dtype == "fp32" else f", {self.dtype}"
         return f"{self.level}, {self.samples} at {self.rate:g}, every {self.every} {kind}{packed}"
 
     @property
-    def lag(self) -> float:
-        """In local steps, as ``auto`` reckons it."""
-        return Candidate(LocalSgd(), self.every, self.dtype, self.overlap).lag
+    def candidate(self) -> Candidate:
+        """As ``auto`` sees it."""
+        rule = LocalSgd() if self.rounds else AsyncLocalSgd(momentum=0.0)
+        return Candidate(rule, self.every, self.dtype, self.overlap)
 
     def case(self, protocol: Protocol, seed: int) -> Case:
         """The run."""
         each = speeds(self.level)
         own = {
-            "strategy.name": "local-sgd",
+            **{f"strategy.{key}": value for key, value in self.candidate.rule.model_dump().items()},
             "allocation.name": "dynamic",
             "exchange.every": self.every,
             "exchange.overlap": self.overlap,
@@ -66,7 +68,8 @@ class Way(NamedTuple):
             "batch_size": round(self.samples * max(each) / sum(each)),
             "optimizer.lr": self.rate,
         }
-        return Case("local-sgd", self.level, seed, protocol.settings("local-sgd", self.level, own))
+        rule = self.candidate.rule.name
+        return Case(rule, self.level, seed, protocol.settings(rule, self.level, own))
 
 
 def main() -> None:
@@ -78,6 +81,7 @@ def main() -> None:
     parser.add_argument("--levels", nargs="+", default=["HL1", "HL8"])
     parser.add_argument("--waiting", type=int, nargs="*", default=[1, 2, 4, 8, 16], help="local steps a round")
     parser.add_argument("--overlapped", type=int, nargs="*", default=[1, 2, 4], help="likewise")
+    parser.add_argument("--asynchronous", type=int, nargs="*", default=[1, 2, 4], help="likewise, without rounds")
     parser.add_argument("--dtypes", nargs="*", default=DTYPES[1:], choices=DTYPES, help="packed")
     parser.add_argument("--targets", type=float, nargs="+", default=[0.86, 0.87, 0.88, 0.89], help="accuracies")
     parser.add_argument("--epochs", type=int, default=3)
@@ -87,20 +91,20 @@ def main() -> None:
     options = parser.parse_args()
     load_before = record.load()
     protocol = Protocol(data=options.data, data_dir=options.data_dir, model=options.model, epochs=options.epochs)
-    kinds: list[tuple[int, bool, Dtype]] = [
-        *((every, False, "fp32") for every in sorted({1, *options.waiting})),
-        *((every, True, "fp32") for every in options.overlapped),
-        *((1, False, dtype) for dtype in options.dtypes),
+    kinds: list[tuple[bool, int, bool, Dtype]] = [
+        *((True, every, False, "fp32") for every in sorted({1, *options.waiting})),
+        *((True, every, True, "fp32") for every in options.overlapped),
+        *((False, every, overlap, "fp32") for every in options.asynchronous for overlap in (False, True)),
+        *((True, 1, False, dtype) for dtype in options.dtypes),
     ]
-    grid = product(options.levels, STEPS, kinds)
-    ways = [Way(level, *steps, every, overlap, dtype) for level, steps, (every, overlap, dtype) in grid]
+    ways = [Way(level, *steps, *kind) for level, steps, kind in product(options.levels, STEPS, kinds)]
     runs = list(product(ways, options.seeds))
     with players(options.jobs) as player:
         played = player.play([way.case(protocol, seed) for way, seed in runs], lambda case, one: None)
     times = {run: reached(one, options.targets) for run, one in zip(runs, played, strict=True)}
     series: dict[str, record.Series] = {}
     for way in ways:
-        series[f"{way.name}: lag"] = record.Series("steps", [way.lag])
+        series[f"{way.name}: lag"] = record.Series("steps", [way.candidate.lag])
         series[f"{way.name}: slowdown"] = record.Series("1", list(slowdowns(way, options.seeds, times)))
     if found := exponents(series):
         series["exponent"] = record.Series("1", found)
@@ -117,7 +121,7 @@ def reached(played: Played, targets: list[float]) -> list[float]:
 
 def slowdowns(way: Way, seeds: list[int], times: dict[tuple[Way, int], list[float]]) -> Iterator[float]:
     """Seed by seed and accuracy by accuracy."""
-    base = way._replace(every=1, overlap=False, dtype="fp32")
+    base = way._replace(rounds=True, every=1, overlap=False, dtype="fp32")
     for seed in seeds:
         for own, least in zip(times[way, seed], times[base, seed], strict=True):
             yield own / least
