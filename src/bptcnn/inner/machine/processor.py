@@ -48,7 +48,7 @@ def simd(flags: frozenset[str], machine: str) -> Simd:
 
     Example:
         >>> simd(frozenset({"avx2", "fma"}), "x86_64")
-        Simd(width=8, registers=16, bf16=False)
+        Simd(width=8, registers=16, bf16=False, tiles=False)
     """
     if machine.lower() in {"aarch64", "arm64"}:
         return Simd(width=4, registers=32, bf16=False)
