@@ -6,6 +6,7 @@ python docs/rules/table.py > docs/rules/README.md
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,7 +104,9 @@ def section(measured: Protocol) -> str:
         measured: its rows.
     """
     protocol = measured.settings
-    seeds = len({row["seed"] for row in measured.table})
+    cells = Counter((row["rule"], row["level"]) for row in measured.table)  # a row a seed
+    fewest, most = min(cells.values()), max(cells.values())
+    seeds = f"{fewest} to {most} seeds" if fewest < most else f"{most} seed{'s' * (most > 1)}"
     trace = "" if protocol["trace"] is None else f", speeds that change (trace {protocol['trace']})"
     unit = protocol["unit_per_s"]
     units = "" if unit == UNIT_PER_S else f", units of {unit:g} samples/s"
@@ -112,7 +115,7 @@ def section(measured: Protocol) -> str:
     real = ", on real processes" if protocol["engine"] == "ray" else ""
     title = f"### {protocol['model']} on {protocol['data']}, link {protocol['link']}{trace}{units}{real}"
     facts = (
-        f"Target {protocol['target']:g}, {protocol['epochs']} epochs at most, {seeds} seed{'s' * (seeds > 1)}, "
+        f"Target {protocol['target']:g}, {protocol['epochs']} epochs at most, {seeds}, "
         f"engine {protocol['engine']}; {records} {names}."
     )
     return f"{title}\n\n{facts}\n\n{markdown(measured.table)}\n"
