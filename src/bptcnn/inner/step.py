@@ -132,9 +132,10 @@ def gradients(
     """
     try:
         vectors = host_vectors(precision, batch_size)
-        wide = products(graph(module, Plane(*images))) * min(batch_size, FULL) >= MATRICES
-        if wide and vectors.bf16 and host_simd().tiles:
-            return None
+        if vectors.bf16 and host_simd().tiles:
+            layers = graph(module, Plane(*images))
+            if products(layers) * min(batch_size, FULL) >= MATRICES:
+                return None
         return Compiled(module, images, round(SPARE_ROOM * batch_size), Lanes(num_lanes), vectors)
     except UnsupportedError:
         return None
