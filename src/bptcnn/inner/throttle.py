@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-REMEMBERED = 8
+REMEMBERED = 64
 """Steps whose work tells how long the next one's may take."""
 
 
