@@ -25,6 +25,8 @@ from bptcnn.bench.crossing import crossing_s
 from bptcnn.bench.protocol import Protocol, speeds
 from bptcnn.bench.runs import Case, Played, players
 from bptcnn.engine.auto import DTYPES, Candidate
+from bptcnn.engine.facts import Facts
+from bptcnn.engine.virtual import Link
 from bptcnn.outer.rules import AsyncLocalSgd, LocalSgd
 from bptcnn.wire import Dtype
 
@@ -56,16 +58,27 @@ class Way(NamedTuple):
         rule = LocalSgd() if self.rounds else AsyncLocalSgd(momentum=0.0)
         return Candidate(rule, self.every, self.dtype, self.overlap)
 
+    @property
+    def lag(self) -> float:
+        """As ``auto`` counts it, where messages take no time."""
+        each = speeds(self.level)
+        return self.candidate.lag(Facts(each, (Link(),) * len(each), 1, self.batch_size, 1))
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a step of the fastest worker."""
+        each = speeds(self.level)
+        return round(self.samples * max(each) / sum(each))
+
     def case(self, protocol: Protocol, seed: int) -> Case:
         """The run."""
-        each = speeds(self.level)
         own = {
             **{f"strategy.{key}": value for key, value in self.candidate.rule.model_dump().items()},
             "allocation.name": "dynamic",
             "exchange.every": self.every,
             "exchange.overlap": self.overlap,
             "exchange.dtype": self.dtype,
-            "batch_size": round(self.samples * max(each) / sum(each)),
+            "batch_size": self.batch_size,
             "optimizer.lr": self.rate,
         }
         rule = self.candidate.rule.name
@@ -104,7 +117,7 @@ def main() -> None:
     times = {run: reached(one, options.targets) for run, one in zip(runs, played, strict=True)}
     series: dict[str, record.Series] = {}
     for way in ways:
-        series[f"{way.name}: lag"] = record.Series("steps", [way.candidate.lag])
+        series[f"{way.name}: lag"] = record.Series("steps", [way.lag])
         series[f"{way.name}: slowdown"] = record.Series("1", list(slowdowns(way, options.seeds, times)))
     if found := exponents(series):
         series["exponent"] = record.Series("1", found)

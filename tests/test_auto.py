@@ -59,8 +59,8 @@ def every(facts: Facts, dtypes: tuple[str, ...], *, overlap: bool = True) -> lis
     ]
 
 
-def worth(candidate: Candidate, kept: float, price: float = LAG_PRICE) -> float:
-    return kept * auto.LEARNED[candidate.dtype] * (1 + candidate.lag) ** -price
+def worth(facts: Facts, candidate: Candidate, kept: float, price: float = LAG_PRICE) -> float:
+    return float(kept * auto.LEARNED[candidate.dtype] * (1 + candidate.lag(facts)) ** -price)
 
 
 # ------------------------------------------------------------------------------------------ the forecast
@@ -125,7 +125,7 @@ def test_what_is_chosen_is_worth_nearly_as_much_as_any_candidate_and_few_are_pla
         return kept[candidate]
 
     found, _ = choose(facts, predict)
-    assert worth(found, kept[found]) >= max(worth(*one) for one in kept.items()) / auto.CLEARLY
+    assert worth(facts, found, kept[found]) >= max(worth(facts, *one) for one in kept.items()) / auto.CLEARLY
     assert len(asked) == len(set(asked)) < len(kept) / 2
 
 
@@ -188,7 +188,7 @@ def test_the_slowest_link_counts() -> None:
         (0.21, False, 1.0, Anytime()),
         (0.21, True, 1.0, LocalSgd()),
         (0.0, True, 0.98, LocalSgd()),
-        (0.0, True, 0.83, AsyncLocalSgd(momentum=0.0)),
+        (0.0, True, 0.82, AsyncLocalSgd(momentum=0.0)),
         (0.5, False, 0.5, AsyncLocalSgd(momentum=0.0)),
     ],
 )
@@ -206,11 +206,12 @@ def test_rounds_come_first_and_end_by_the_clock_where_speeds_change_and_nothing_
     num_samples=st.integers(1, 100_000),
     spread=st.sampled_from([0.0, 1.0]),
     overlap=st.booleans(),
+    link=st.sampled_from(["free", "30ms"]),
 )
 def test_nothing_would_be_clearly_better(
-    steps: float, worse: tuple[float, float], price: float, num_samples: int, spread: float, overlap: bool
+    steps: float, worse: tuple[float, float], price: float, num_samples: int, spread: float, overlap: bool, link: str
 ) -> None:
-    facts = some_facts(num_samples=num_samples, spread=spread)
+    facts = some_facts(link, num_samples=num_samples, spread=spread)
 
     def predict(candidate: Candidate) -> float:
         limit = worse[0] if candidate.rule.synchronous else worse[1]
@@ -218,10 +219,10 @@ def test_nothing_would_be_clearly_better(
 
     found, kept = choose(facts, predict, price, ALL, overlap=overlap)
     assert kept == predict(found)
-    best = max(worth(one, predict(one), price) for one in every(facts, ALL, overlap=overlap))
-    assert worth(found, kept, price) >= best / auto.CLEARLY * (1 - 1e-8)
+    best = max(worth(facts, one, predict(one), price) for one in every(facts, ALL, overlap=overlap))
+    assert worth(facts, found, kept, price) >= best / auto.CLEARLY * (1 - 1e-8)
     shorter = (found._replace(every=cadence) for cadence in auto._cadences(facts) if cadence < found.every)
-    assert all(worth(one, predict(one), price) < worth(found, kept, price) for one in shorter)
+    assert all(worth(facts, one, predict(one), price) < worth(facts, found, kept, price) for one in shorter)
 
 
 @pytest.mark.parametrize(
@@ -240,13 +241,33 @@ def test_a_round_waits_while_that_costs_less_than_a_step_of_lag(kept: float, pri
 
 @pytest.mark.parametrize(
     ("rule", "steps", "waits", "overlaps"),
-    [(LocalSgd(), 1, 0.0, 1.0), (Anytime(), 4, 1.5, 5.5), (AsyncLocalSgd(), 1, 1.0, 2.0), (AsyncLocalSgd(), 3, 3, 6)],
+    [(LocalSgd(), 1, 0.0, 1.0), (Anytime(), 4, 1.5, 2.5), (AsyncLocalSgd(), 1, 1.0, 2.0), (AsyncLocalSgd(), 3, 3, 4)],
 )
-def test_weights_of_others_are_older_the_longer_a_lease_and_the_more_of_them(
+def test_weights_of_others_are_older_the_longer_a_lease_and_by_a_step_where_none_waits(
     rule: Rule, steps: int, waits: float, overlaps: float
 ) -> None:
+    candidate, facts = Candidate(rule, steps, "fp32"), some_facts()
+    assert (candidate._replace(overlap=False).lag(facts), candidate.lag(facts)) == (waits, overlaps)
+
+
+@pytest.mark.parametrize(
+    ("rule", "steps", "latency_ms", "handling_s", "ahead"),
+    [  # a step takes 12.5 ms
+        (LocalSgd(), 8, 6.25, 0.0, 1),
+        (LocalSgd(), 8, 6.3, 0.0, 2),
+        (LocalSgd(), 8, 30.0, 0.0, 5),
+        (LocalSgd(), 4, 30.0, 0.0, 4),  # then it waits
+        (LocalSgd(), 8, 6.0, 1e-3, 2),  # four at once at the server
+        (AsyncLocalSgd(), 8, 6.0, 0.5e-3, 1),
+    ],
+)
+def test_answers_are_late_by_the_steps_that_fit_into_their_way(
+    rule: Rule, steps: int, latency_ms: float, handling_s: float, ahead: int
+) -> None:
+    handling = dict.fromkeys(DTYPES, handling_s)
+    facts = Facts(HL8, (Link(latency_s=latency_ms / 1e3),) * 4, 1000, 32, 50_000, handling_s=handling)
     candidate = Candidate(rule, steps, "fp32")
-    assert (candidate._replace(overlap=False).lag, candidate.lag) == (waits, overlaps)
+    assert candidate.lag(facts) - candidate._replace(overlap=False).lag(facts) == ahead
 
 
 def test_short_leases_without_rounds_come_before_long_rounds() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from typing import NamedTuple, TypeAlias, get_args
 
 from bptcnn.config import RunConfig
@@ -12,7 +13,7 @@ from bptcnn.engine.virtual import Link
 from bptcnn.outer.allocation import Dynamic
 from bptcnn.outer.rules import Anytime, AsyncLocalSgd, Auto, LocalSgd
 from bptcnn.outer.rules.auto import LAG_PRICE
-from bptcnn.wire import Dtype
+from bptcnn.wire import Dtype, num_bytes
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 """How weights may travel, from most bytes to fewest."""
@@ -40,15 +41,23 @@ class Candidate(NamedTuple):
         parts = [self.every * speed / max(facts.speeds) for speed in facts.speeds]
         return facts.batch_size * sum(parts if self.rule.synchronous else (max(1, round(part)) for part in parts))
 
-    @property
-    def lag(self) -> float:
+    def lag(self, facts: Facts) -> float:
         """How many local steps old the weights of others are by which a step is made, on average.
 
         In a round its own steps, half of them; without rounds about as many as others made since the weights were
-        sent. A lease that is trained while messages travel comes on top of both.
+        sent. On top of both come the steps that are made while messages travel: answers are taken in between steps,
+        so it is one at least, and none is made beyond the lease ahead.
         """
         own = (self.every - 1) / 2 if self.rule.synchronous else self.every
-        return own + self.every * self.overlap
+        step_s = facts.batch_size / max(facts.speeds)
+        meanwhile = max(1, ceil(self._exchange_s(facts) / step_s))
+        return own + min(self.every, meanwhile) * self.overlap
+
+    def _exchange_s(self, facts: Facts) -> float:
+        """How long an exchange takes: there and back, and at the server, who gets the pushes of a round at once."""
+        way_s = facts.slowest.transfer_s(num_bytes(facts.num_weights, self.dtype))
+        at_once = len(facts.speeds) if self.rule.synchronous else 1
+        return 2 * way_s + at_once * facts.handling_s.get(self.dtype, 0.0)
 
 
 class Choice(NamedTuple):
@@ -98,11 +107,15 @@ def choose(
         >>> choose(facts, lambda candidate: min(1.0, candidate.every / 5), dtypes=["fp32"]).candidate.every
         6
     """
+
+    def worth(candidate: Candidate, kept: float) -> float:
+        return float(kept * LEARNED[candidate.dtype] * (1 + candidate.lag(facts)) ** -lag_price)
+
     best: _Judged | None = None
     for kind in (kind._replace(dtype=dtype) for kind in _kinds(facts, overlap=overlap) for dtype in dtypes):
         tried = [kind._replace(every=every) for every in _cadences(facts)]
         least = CLEARLY * best.worth if best else 0.0
-        best = _best(tried, predict, lag_price, least) or best
+        best = _best(tried, predict, worth, least) or best
     assert best is not None, "nothing is worth less than nothing"
     return best.choice
 
@@ -112,12 +125,12 @@ class _Judged(NamedTuple):
     choice: Choice
 
 
-def _worth(candidate: Candidate, kept: float, lag_price: float) -> float:
-    return float(kept * LEARNED[candidate.dtype] * (1 + candidate.lag) ** -lag_price)
+_Worth: TypeAlias = Callable[[Candidate, float], float]
+"""What a candidate that keeps so much is worth."""
 
 
 def _best(
-    tried: Sequence[Candidate], predict: Predict, lag_price: float, least: float, most: float = 1.0
+    tried: Sequence[Candidate], predict: Predict, worth: _Worth, least: float, most: float = 1.0
 ) -> _Judged | None:
     """Of candidates that only differ in their cadence, in its order, the shortest of the greatest worth.
 
@@ -127,20 +140,20 @@ def _best(
     Args:
         tried: the candidates.
         predict: what one would keep.
-        lag_price: what lag costs.
+        worth: of a candidate, by what it keeps; less for longer ones that keep no more.
         least: what it has to be worth.
         most: what none keeps more than.
     """
-    if not tried or _worth(tried[0], most, lag_price) < least:
+    if not tried or worth(tried[0], most) < least:
         return None
     middle = len(tried) // 2
     choice = Choice(tried[middle], predict(tried[middle]))
-    worth = _worth(*choice, lag_price)
-    best = _Judged(worth, choice) if worth >= least else None
+    reached = worth(*choice)
+    best = _Judged(reached, choice) if reached >= least else None
     bound = most if choice.candidate.rule.timed else choice.kept
-    best = _best(tried[:middle], predict, lag_price, max(least, worth), bound) or best
+    best = _best(tried[:middle], predict, worth, max(least, reached), bound) or best
     above = best.worth * (1 + 1e-9) if best else least  # a longer one has to be better
-    return _best(tried[middle + 1 :], predict, lag_price, above, most) or best
+    return _best(tried[middle + 1 :], predict, worth, above, most) or best
 
 
 def _kinds(facts: Facts, *, overlap: bool) -> list[Candidate]:
