@@ -56,8 +56,7 @@ class Graphed:
         self._eager = Eager(module, precision, channels_last=True)
         device = device_of(module)
         self._images, self._labels = (tensor.detach().to(device, copy=True) for tensor in batch)
-        if self._images.ndim == 4:
-            self._images = self._images.contiguous(memory_format=torch.channels_last)
+        self._images = self._eager.laid_out(self._images)
         self._gradients = [(p, _gradient(p)) for p in module.parameters() if p.requires_grad]
         before = [(buffer, buffer.clone()) for buffer in module.buffers()]
         with torch.random.fork_rng([device] if device.type == "cuda" else []):

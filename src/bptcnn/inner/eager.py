@@ -20,7 +20,8 @@ class Eager:
     Args:
         module: the network; gradients are written to its parameters' ``grad``.
         precision: ``bf16`` runs both passes under autocast; weights stay float32.
-        channels_last: lay images out with their channels innermost, which the library's convolutions like better.
+        channels_last: lay images out with their channels innermost, which the library's convolutions like better, if
+            the network takes them so.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
@@ -34,6 +35,7 @@ class Eager:
         self._module = module
         self._bf16 = precision == "bf16"
         self._channels_last = channels_last
+        self._layout: torch.memory_format | None = None
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor, loss: Loss) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute loss and gradients.
@@ -49,8 +51,7 @@ class Eager:
         device = device_of(self._module)
         if device.type != "cpu":  # from pinned memory, this returns at once
             images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        if self._channels_last and images.ndim == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = self.laid_out(images)
         for parameter in self._module.parameters():
             if parameter.grad is not None:
                 parameter.grad.zero_()
@@ -61,3 +62,55 @@ class Eager:
         value = loss(scores, labels)
         value.backward()  # type: ignore[no-untyped-call]
         return value.detach(), scores.detach()
+
+    def laid_out(self, images: torch.Tensor) -> torch.Tensor:
+        """Lay images out as suits the network.
+
+        Args:
+            images: a batch, where the weights are.
+
+        Returns:
+            The same images.
+        """
+        if not self._channels_last or images.ndim != 4:
+            return images
+        if self._layout is None:
+            fits = takes_channels_last(self._module, images[:2])
+            self._layout = torch.channels_last if fits else torch.contiguous_format
+        return images.contiguous(memory_format=self._layout)
+
+
+def takes_channels_last(module: nn.Module, images: torch.Tensor) -> bool:
+    """Find out whether a network works on images whose channels lie innermost.
+
+    One that views its activations as vectors (``x.view(len(x), -1)``) does not. A forward pass in evaluation mode
+    tells; mode, statistics and random numbers are as before.
+
+    Args:
+        module: the network.
+        images: a few, where its weights are.
+
+    Returns:
+        Whether it does.
+
+    Example:
+        >>> class Views(nn.Conv2d):
+        ...     def forward(self, images):
+        ...         return super().forward(images).view(len(images), -1)
+        >>> takes_channels_last(nn.Conv2d(3, 4, 3), torch.ones(1, 3, 8, 8))
+        True
+        >>> takes_channels_last(Views(3, 4, 3), torch.ones(1, 3, 8, 8))
+        False
+    """
+    training = [part for part in module.modules() if part.training]
+    device = device_of(module)
+    try:
+        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            module.eval()
+            module(images.contiguous(memory_format=torch.channels_last))
+    except Exception:  # if it is not the layout's fault, the step itself will say so
+        return False
+    finally:
+        for part in training:
+            part.training = True
+    return True

@@ -18,9 +18,8 @@ from bptcnn.outer.messages import Evaluate, Evaluated
 BACKLOG_S = 20.0
 """How long the run may have to wait at its end for evaluations; beyond that every other one is left out."""
 
-
-NICENESS = 10
-"""How far the workers go before the evaluation where they share its cores."""
+NICENESS = 19
+"""Workers go before the evaluation where they share its cores: Ray gives all of its processes a niceness of 15."""
 
 
 class Evaluator:
