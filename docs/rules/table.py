@@ -113,7 +113,8 @@ def section(measured: Protocol) -> str:
     names = ", ".join(f"`{name}`" for name in measured.names)
     records = "record" if len(measured.names) == 1 else "records"
     real = ", on real processes" if protocol["engine"] == "ray" else ""
-    title = f"### {protocol['model']} on {protocol['data']}, link {protocol['link']}{trace}{units}{real}"
+    ends = ", no further than the target" if protocol["stop_at_target"] else ""
+    title = f"### {protocol['model']} on {protocol['data']}, link {protocol['link']}{trace}{units}{real}{ends}"
     facts = (
         f"Target {protocol['target']:g}, {protocol['epochs']} epochs at most, {seeds}, "
         f"engine {protocol['engine']}; {records} {names}."
