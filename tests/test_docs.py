@@ -103,6 +103,7 @@ def test_the_table_shows_the_last_record_of_each_contender_level_and_protocol(tm
         "link": "free",
         "trace": None,
         "engine": "virtual",
+        "stop_at_target": False,
     }
     known = (  # early records do not name the unit
         ("01", {}, "HL8", 1.5),
@@ -110,13 +111,15 @@ def test_the_table_shows_the_last_record_of_each_contender_level_and_protocol(tm
         ("03", {"link": "5ms"}, "HL8", 2.0),
         ("04", {"unit_per_s": 20.0}, "HL8", 3.0),
         ("05", {}, "HL1", 1.75),
+        ("06", {"stop_at_target": True}, "HL8", 4.0),
     )
     for date, own, level, ratio in known:
         row = {"rule": "agwu", "level": level, "seed": 1, "seconds_to_target": 1, "ratio": ratio, "final_accuracy": 0.9}
         record = {"settings": protocol | own, "table": [row]}
         (tmp_path / f"rules-{date}.json").write_text(json.dumps(record))
     page = runpy.run_path(str(ROOT / "docs" / "rules" / "table.py"))["page"](tmp_path)
-    assert re.findall(r"\| `agwu` \| ([\d. |]+) \|", page) == ["1.75 | 1.25", "2.00", "3.00"]
+    assert re.findall(r"\| `agwu` \| ([\d. |]+) \|", page) == ["1.75 | 1.25", "2.00", "3.00", "4.00"]
+    assert "link free, no further than the target" in page
     assert "link free, units of 20 samples/s" in page
     assert "records `rules-02.json`, `rules-05.json`." in page
     assert "no record" not in page
