@@ -196,8 +196,10 @@ def accuracy_of(module: nn.Module, samples: Samples, batch_size: int = 500) -> f
     """
     module.eval()
     device, correct = device_of(module), 0
+    eager = Eager(module, channels_last=True)
     with torch.inference_mode():
         for start in range(0, len(samples), batch_size):
             batch = samples.batch(np.arange(start, min(start + batch_size, len(samples))), 0)
-            correct += int((module(batch.images.to(device)).argmax(1).cpu() == batch.labels).sum())
+            scores = module(eager.laid_out(batch.images.to(device)))
+            correct += int((scores.argmax(1).cpu() == batch.labels).sum())
     return correct / len(samples)
