@@ -47,7 +47,7 @@ def test_lag_compares_every_cadence_with_rounds_of_one_step_that_wait(tmp_path: 
     series = run("lag", tmp_path, *options.split())["series"]
     base = "HL8, 48 at 0.03, every 1 waiting"
     assert (series[f"{base}: lag"]["samples"], series[f"{base}: slowdown"]["samples"]) == ([0.0], [1.0, 1.0])
-    assert series["HL8, 96 at 0.05, every 4 overlapped: lag"]["samples"] == [5.5]
+    assert series["HL8, 96 at 0.05, every 4 overlapped: lag"]["samples"] == [2.5]
     assert series["HL8, 96 at 0.05, every 2 asynchronous waiting: lag"]["samples"] == [2]
     assert len(series["exponent"]["samples"]) == 26
 
