@@ -136,9 +136,10 @@ def test_what_is_tuned_comes_on_top_and_the_level_last(monkeypatch: pytest.Monke
 
 
 def test_the_ideal_is_one_worker_with_all_the_speed_and_no_rule() -> None:
-    protocol = Protocol(extra={"exchange.every": 9, "strategy.momentum": 0.1, "optimizer.momentum": 0.5})
+    extra = {"exchange.every": 9, "strategy.momentum": 0.1, "optimizer.momentum": 0.5}
+    protocol = Protocol(extra=extra | {"workers.count": 9, "workers.threads": 1})
     ideal = protocol.settings(IDEAL, "HL8", own_settings(IDEAL, "HL8", "digits", "lenet5"))
-    assert ideal["workers.speeds"] == (3840.0,)
+    assert (ideal["workers.speeds"], ideal["workers.count"], ideal["workers.threads"]) == ((3840.0,), 1, 1)
     assert (ideal["exchange.every"], ideal["optimizer.momentum"]) == (4, 0.5)
     assert "strategy.momentum" not in ideal
 

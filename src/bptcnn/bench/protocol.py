@@ -35,7 +35,7 @@ NEVER_S = 1e9
 """Between checkpoints: nobody goes on with a run of a benchmark."""
 
 _SHARES = re.compile(r"[1-9]\d*(/[1-9]\d*)*")
-_OF_SEVERAL = ("strategy.", "allocation.", "exchange.", "workers.")
+_OF_SEVERAL = ("strategy.", "allocation.", "exchange.", "workers.count", "workers.speeds")
 
 
 def speeds(level: str, unit_per_s: float = UNIT_PER_S) -> tuple[float, ...]:
