@@ -19,7 +19,7 @@ BACKLOG_S = 20.0
 """How long the run may have to wait at its end for evaluations; beyond that every other one is left out."""
 
 NICENESS = 19
-"""Workers go before the evaluation where they share its cores: Ray gives all of its processes a niceness of 15."""
+"""Workers, to which Ray gives a niceness of 15, go before the evaluation where they share its cores."""
 
 
 class Evaluator:
