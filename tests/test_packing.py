@@ -127,6 +127,15 @@ def test_the_first_answer_of_a_life_is_complete(dtype: Dtype) -> None:
     assert np.array_equal(weights, some(10))
 
 
+@pytest.mark.parametrize("dtype", PACKED)
+def test_an_answer_to_an_earlier_life_that_is_packed_late_changes_nothing_for_the_next(dtype: Dtype) -> None:
+    server = ServerEnd(LocalSgd(), dtype)
+    server.pack(an_answer(some(10), incarnation=2))
+    server.pack(an_answer(some(10, seed=1), incarnation=1))
+    assert server.changes(an_answer(some(10), incarnation=2))
+    assert np.array_equal(server._copies[0][1], some(10))
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])
 def test_weights_pushed_as_such_are_rounded_only_where_they_differ(dtype: Dtype) -> None:
     centre = 1000 * some(1000)

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, get_ident
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from real.processes import until
 
 from bptcnn.engine.packing import Letter
-from bptcnn.engine.ray import channel
-from bptcnn.engine.ray.channel import IN_BAND, Address, Channel, Listener, connected
+from bptcnn.engine.ray import frames, listener
+from bptcnn.engine.ray.channel import Channel, connected
+from bptcnn.engine.ray.frames import IN_BAND, Address
+from bptcnn.engine.ray.listener import Listener, beside
 from bptcnn.errors import ClusterError, RunFolderError, ServerLostError
 from bptcnn.outer.messages import Pushed
 from bptcnn.wire import Packed
@@ -43,9 +45,8 @@ def listening(
         patch.setattr(ray.util, "get_node_ip_address", lambda: host)
 
         async def life() -> None:
-            listener = Listener(answer)
-            made[:] = [listener]
-            addresses.extend([listener.address(), listener.address()])
+            made[:] = [Listener(answer)]
+            addresses.extend([made[0].address(), made[0].address()])
             found.set()
 
         def serve() -> None:
@@ -83,9 +84,10 @@ VECTORS = st.one_of(
 
 
 @settings(deadline=None)
-@given(vectors=st.lists(VECTORS, min_size=1, max_size=4))
-def test_what_is_sent_arrives_whatever_its_size(vectors: list[Any]) -> None:
-    with listening(echo) as address:
+@given(vectors=st.lists(VECTORS, min_size=1, max_size=4), large=st.sampled_from([IN_BAND, 2 * IN_BAND, 1 << 30]))
+def test_what_is_sent_arrives_whatever_its_size_and_whoever_moves_it(vectors: list[Any], large: int) -> None:
+    with pytest.MonkeyPatch.context() as patch, listening(echo) as address:
+        patch.setattr(listener, "LARGE", large)
         worker = Channel(address)
         for vector in vectors:
             message = Pushed(0, 1, 2, 3, 4, 5, 6, 0.1, 1.0, 0.5, None)
@@ -128,6 +130,60 @@ def test_whoever_waits_for_an_answer_does_not_hold_up_the_others() -> None:
     assert heard == ["at last"]
 
 
+def test_what_is_large_is_moved_beside_the_loop_which_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    moving, moved, rush = Event(), Event(), listener._rush
+
+    def hold(*arguments: Any) -> memoryview:
+        moving.set()
+        assert moved.wait(10)
+        return rush(*arguments)
+
+    monkeypatch.setattr(listener, "_rush", hold)
+    monkeypatch.setattr(listener, "LARGE", 1 << 20)
+    vector, heard = np.arange(1 << 20, dtype=np.float32), []
+    with listening(echo) as address:
+        slow, quick = Channel(address), Channel(address)
+        asking = Thread(target=lambda: heard.append(slow.ask(vector)))
+        asking.start()
+        assert moving.wait(10)
+        assert quick.ask("hello") == "hello"
+        moved.set()
+        asking.join()
+    assert np.array_equal(heard[0], vector)
+
+
+def test_a_slow_link_keeps_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, rush = [], listener._rush
+
+    def counted(*arguments: Any) -> memoryview:
+        left.append(len(rest := rush(*arguments)))
+        return rest
+
+    monkeypatch.setattr(listener, "_rush", counted)
+    monkeypatch.setattr(listener, "LARGE", 1 << 20)
+    monkeypatch.setattr(listener, "FAST", 1e9)  # a megabyte a millisecond
+    vector = np.arange(1 << 20, dtype=np.float32)
+    whole = memoryview(b"".join(frames.packed(vector)))
+    with listening(echo) as address:
+        worker = Channel(address)
+        worker._connection.sendall(whole[: 1 << 20])
+        until(lambda: bool(left), "the thread to give up", patience_s=10)
+        assert 3 << 20 <= left[0] < 4 << 20
+        worker._connection.sendall(whole[1 << 20 :])
+        until(lambda: len(left) == 2, "the thread to give up", patience_s=10)  # nobody takes the answer in
+        assert 0 < left[1] < 4 << 20
+        got = bytes(worker._read(len(whole)))
+    assert got == whole
+
+
+def test_what_takes_long_is_done_beside_the_loop() -> None:
+    async def both() -> list[int]:
+        return [await beside(lambda _: get_ident(), None, size) for size in (listener.LARGE - 1, listener.LARGE)]
+
+    here, there = asyncio.run(both())
+    assert here == get_ident() != there
+
+
 def test_an_error_is_raised_where_the_request_came_from_and_the_connection_stays() -> None:
     async def answer(request: str) -> str:
         if request == "fail":
@@ -155,7 +211,7 @@ def test_who_does_not_know_the_secret_is_hung_up_on_before_anything_is_read() ->
         with pytest.raises(OSError, match="hung up"):
             Channel(address._replace(secret=bytes(len(address.secret))))
         with socket.create_connection(address[:2]) as stranger:
-            stranger.sendall(bytes(len(address.secret)) + b"".join(channel._packed(Trap())))
+            stranger.sendall(bytes(len(address.secret)) + b"".join(frames.packed(Trap())))
             with suppress(ConnectionResetError):
                 assert not stranger.recv(1)
         assert not Trap.sprung
@@ -194,7 +250,7 @@ def test_a_worker_that_is_gone_is_forgotten_with_all_that_it_sent() -> None:
 
 
 def test_who_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "CONNECT_S", 0.05)
+    monkeypatch.setattr(frames, "CONNECT_S", 0.05)
     with listening(echo) as address, socket.create_connection(address[:2]) as silent:
         assert not silent.recv(1)
         until(lambda: len(made[-1].lives) == 1, "the end of the connection", patience_s=10)

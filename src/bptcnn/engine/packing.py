@@ -103,17 +103,18 @@ class ServerEnd:
         return self._copies.get(answer.worker, (None, None))[0] == answer.incarnation
 
     def pack(self, answer: Send) -> Letter[Send]:
-        """Make an answer ready to travel; once for each answer, in order."""
+        """Make an answer ready to travel; once for each answer, a worker's in order, different workers' at one time."""
         return Letter(replace(answer, weights=None), self._packed(answer))
 
     def _packed(self, answer: Send) -> Wire | None:
         weights = answer.weights
         if self._dtype == "fp32":
             return weights
-        if not self.changes(answer):
-            self._copies[answer.worker] = answer.incarnation, None if weights is None else weights.copy()
+        incarnation, copy = self._copies.get(answer.worker, (-1, None))
+        if incarnation != answer.incarnation:
+            if incarnation < answer.incarnation:  # else that life is over, and nobody waits for the answer
+                self._copies[answer.worker] = answer.incarnation, None if weights is None else weights.copy()
             return weights
-        copy = self._copies[answer.worker][1]
         if weights is None or copy is None:
             return None
         packed = encode(weights - copy, self._dtype)

@@ -15,8 +15,9 @@ from bptcnn.config import RunConfig
 from bptcnn.engine.journal import Journal
 from bptcnn.engine.packing import Letter, ServerEnd
 from bptcnn.engine.ray.calls import Calls
-from bptcnn.engine.ray.channel import Address, Listener
 from bptcnn.engine.ray.fate import die_with_parent
+from bptcnn.engine.ray.frames import Address
+from bptcnn.engine.ray.listener import Listener, beside
 from bptcnn.engine.ray.past import hold, look_back
 from bptcnn.engine.ray.ring import MeetingPoint
 from bptcnn.engine.ray.saves import Saves
@@ -82,7 +83,7 @@ class ServerActor:
         self._setup, self._config, self._folder = setup, config, RunFolder.peek(path)
         self._opened = asyncio.Event()
         self._saves = Saves(self._folder.checkpoints_path, config.checkpoint.keep)
-        self._calls = Calls[Answer]()
+        self._calls = Calls[Send | Reduce | Refuse | Finish]()
         self._orders: list[Order] = []
         self._handles: dict[int, Any] = {}
         self._meeting_point = MeetingPoint()
@@ -141,7 +142,8 @@ class ServerActor:
         Returns:
             Weights and leases, once the merge is done and there is work.
         """
-        return await self._call(push.message.worker, self._end.open(push))
+        event = await beside(self._end.open, push, self._setup.sizes.full)
+        return await self._call(event.worker, event)
 
     async def report(self, message: Reported, weights: Vector, *, waits: bool) -> Answer | None:
         """A worker among others with weights of their own tells its own.
@@ -256,9 +258,10 @@ class ServerActor:
         if refusal is not None:
             self._dispatch(commands)
             return refusal
-        answer = self._calls.begin(worker)
+        call = self._calls.begin(worker)
         self._dispatch(commands)
-        return await answer
+        answer = await call
+        return await beside(self._end.pack, answer, self._setup.sizes.full) if isinstance(answer, Send) else answer
 
     def _adopt(self, event: Evaluated) -> None:
         """Take in what the session before measured too late for its last checkpoint, if that checkpoint has it."""
@@ -280,9 +283,7 @@ class ServerActor:
 
     def _dispatch(self, commands: list[Command]) -> None:
         for command in commands:
-            if isinstance(command, Send):
-                self._calls.answer(command.worker, self._end.pack(command))
-            elif isinstance(command, Reduce):
+            if isinstance(command, Send | Reduce):
                 self._calls.answer(command.worker, command)
             elif isinstance(command, Replace | Dismiss):
                 self._calls.drop(command.worker)
