@@ -11,12 +11,14 @@ import numpy.typing as npt
 import pytest
 import torch
 from llvmlite import ir
+from torch.nn import functional
 
 from bptcnn.inner.kernels.image import place
 from bptcnn.inner.kernels.jit import compiled_here
 from bptcnn.inner.kernels.link import link
 from bptcnn.inner.kernels.shape import Vectors
 from bptcnn.inner.lowering.buffers import Array, aligned
+from bptcnn.inner.machine.matrices import granted
 from bptcnn.inner.machine.processor import host_simd
 
 Memory = npt.NDArray[Any]
@@ -32,11 +34,24 @@ BF16 = Vectors(16, 32, bf16=True)
 
 BF16_GROUPS = tuple(Vectors(16, 32, bf16=True, channels=count) for count in (8, 4, 2))
 
+MATRICES = Vectors(16, 32, bf16=True, matrices=True)
+
+HAS_MATRICES = host_simd().tiles and granted()
+
+needs_matrices = pytest.mark.skipif(not HAS_MATRICES, reason="no products of matrices: LLVM would end the process")
+
 needs_bf16 = pytest.mark.skipif(not host_simd().bf16, reason="no products of bfloat16: LLVM would end the process")
 
 IF_BF16, IF_BF16_GROUPS = (pytest.param(kind, marks=needs_bf16) for kind in (BF16, BF16_GROUPS[0]))
 
-HERE = (*KINDS, GROUPS[0], *((BF16, BF16_GROUPS[0]) if host_simd().bf16 else ()))
+IF_MATRICES = pytest.param(MATRICES, marks=needs_matrices)
+
+HERE = (
+    *KINDS,
+    GROUPS[0],
+    *((BF16, BF16_GROUPS[0]) if host_simd().bf16 else ()),
+    *((MATRICES,) if HAS_MATRICES else ()),
+)
 """All that this machine runs."""
 
 _GUARD = 64
@@ -155,6 +170,21 @@ def paired(weight: torch.Tensor, channels: int) -> torch.Tensor:
     missing = torch.zeros_like(weight.narrow(channels, 0, weight.shape[channels] % 2))
     each = torch.cat([weight, missing], channels).unbind(channels)
     return torch.stack([torch.stack(each[place::2], channels) for place in (0, 1)], -1)
+
+
+def matrices(weight: torch.Tensor, channels: int, depth: int) -> torch.Tensor:
+    """Weights as products of matrices take them: [rows / 16, taps, groups, 16, depth], zeros in the last group.
+
+    Args:
+        weight: [out, in, taps].
+        channels: over which dimension they sum up.
+        depth: channels of a group.
+    """
+    by_row = weight.transpose(channels, 1)
+    rows, count, taps = by_row.shape
+    groups = -(-count // depth)
+    whole = functional.pad(by_row, (0, 0, 0, groups * depth - count))
+    return whole.reshape(rows // 16, 16, groups, depth, taps).permute(0, 4, 2, 1, 3)
 
 
 def held(vectors: Vectors, values: torch.Tensor) -> torch.Tensor:

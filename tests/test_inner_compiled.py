@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from blocks import BF16, GROUPS, IF_BF16, IF_BF16_GROUPS, needs_bf16, tolerance
+from blocks import BF16, GROUPS, IF_BF16, IF_BF16_GROUPS, IF_MATRICES, needs_bf16, tolerance
 from torch import nn
 from torch.nn import functional
 
@@ -32,7 +32,9 @@ from bptcnn.models import FlatModel, ModelConfig, build, freeze
 Shape = tuple[int, int, int]
 LANES = Lanes(2)
 
-each_precision = pytest.mark.parametrize("vectors", [host_vectors("fp32"), IF_BF16], ids=["fp32", "bf16"])
+each_precision = pytest.mark.parametrize(
+    "vectors", [host_vectors("fp32"), IF_BF16, IF_MATRICES], ids=["fp32", "bf16", "matrices"]
+)
 
 
 class Branches(nn.Module):

@@ -16,13 +16,17 @@ from blocks import (
     HERE,
     IF_BF16,
     IF_BF16_GROUPS,
+    IF_MATRICES,
     KINDS,
+    MATRICES,
     Bench,
     Memory,
     drawn,
     error,
     held,
+    matrices,
     needs_bf16,
+    needs_matrices,
     number,
     samples,
     tolerance,
@@ -32,15 +36,16 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from bptcnn.inner.kernels import conv, weights
-from bptcnn.inner.kernels.conv import Epilogue
-from bptcnn.inner.kernels.shape import Plane, Vectors, Window
+from bptcnn.inner.kernels.matrix_tiling import tile_of, unfolded
+from bptcnn.inner.kernels.shape import Plane, Vectors, Window, backward_taps, forward_taps
+from bptcnn.inner.kernels.sums import Epilogue
 from bptcnn.inner.lowering.buffers import Array
 
 WIDE = KINDS[0]
 PLAIN = Epilogue()
 TOLERANCE = 1e-6
 
-each_width = pytest.mark.parametrize("vectors", [WIDE, GROUPS[0], IF_BF16, IF_BF16_GROUPS], ids=str)
+each_width = pytest.mark.parametrize("vectors", [WIDE, GROUPS[0], IF_BF16, IF_BF16_GROUPS, IF_MATRICES], ids=str)
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,27 @@ CASES = [
     Case(Window(2, 2, stride=3), Plane(2, 3, 6), 5),  # steps over some
 ]
 
+FULL_CASES = [  # channels that fill matrices
+    Case(Window(3, 3, padding=1), Plane(16, 5, 6), 16),
+    Case(Window(3, 3, padding=1), Plane(48, 4, 3), 32),
+    Case(Window(3, 3, stride=2, padding=1), Plane(32, 9, 8), 48),
+    Case(Window(5, 5), Plane(64, 7, 6), 16),
+    Case(Window(1, 1, stride=2), Plane(16, 5, 6), 64),  # phases without taps
+    Case(Window(1, 1), Plane(64), 32),  # a dense layer
+    Case(Window(3, 3, stride=3), Plane(16, 11, 10), 32),
+    Case(Window(3, 3, padding=1), Plane(32, 70, 3), 32),  # more rows than are brought together at once
+    Case(Window(4, 3, padding=2), Plane(16, 3, 2), 16),
+    Case(Window(3, 3, padding=1), Plane(256, 8, 9), 16),
+]
+
+UNFOLDED_CASES = [  # few input channels
+    Case(Window(5, 5), Plane(3, 9, 8), 64),
+    Case(Window(3, 3, padding=1), Plane(3, 7, 6), 16),
+    Case(Window(7, 7, stride=2, padding=3), Plane(3, 12, 11), 32),
+    Case(Window(5, 5, padding=2), Plane(1, 40, 70), 16),  # more rows than are brought together at once
+    Case(Window(2, 2, stride=2), Plane(5, 6, 6), 48),
+]
+
 
 class Convolution:
     """A convolution of two blocks, its kernels still to be emitted, and what PyTorch says of it.
@@ -100,7 +126,7 @@ class Convolution:
     blocks = 2
 
     def __init__(self, case: Case, vectors: Vectors = WIDE) -> None:
-        self.case, self.bench = case, Bench(vectors)
+        self.case, self.vectors, self.bench = case, vectors, Bench(vectors)
         total, data, out = self.blocks * vectors.width, case.data, case.out
         seen, made = (total, data.channels, data.rows, data.columns), (total, out.channels, out.rows, out.columns)
         filters = case.filters, data.channels, case.window.rows, case.window.columns
@@ -123,15 +149,24 @@ class Convolution:
         case, bench = self.case, self.bench
         name, tiles = bench.emit(conv.forward, case.window, case.data, case.out, bias=bias, then=then)
         sources = self.data, self.added, self.masking
-        filters = bench.filters(self.weight, 1)
+        filters = self._filters(1, case.data, case.out)
         return self._sum(name, ranges or [(0, tiles)], *sources, filters, self.bias if bias else None, then)
+
+    def _filters(self, channels: int, data: Plane, out: Plane) -> Memory:
+        window, vectors, weight = self.case.window, self.vectors, self.weight
+        taps = (forward_taps if channels else backward_taps)(window.rows, window.stride, window.padding)
+        if channels and unfolded(vectors, window, data, out):
+            return self.bench.packed(matrices(weight.flatten(1)[..., None], 1, 32))
+        if tile := tile_of(vectors, taps, data, out):
+            return self.bench.packed(matrices(weight.flatten(2), channels, tile.depth))
+        return self.bench.filters(weight, channels)
 
     def backward_data(self, then: Epilogue, ranges: Sequence[tuple[int, int]] = ()) -> torch.Tensor:
         """As :meth:`forward`; the gradient of the data."""
         case, bench = self.case, self.bench
         name, tiles = bench.emit(conv.backward_data, case.window, case.out, case.data, then)
         sources = self.gradient, self.more, self.passing
-        return self._sum(name, ranges or [(0, tiles)], *sources, bench.filters(self.weight, 0), None, then)
+        return self._sum(name, ranges or [(0, tiles)], *sources, self._filters(0, case.out, case.data), None, then)
 
     def _sum(
         self,
@@ -205,6 +240,7 @@ def test_a_convolution_worked_out_by_hand() -> None:
         *(pytest.param(BF16, CASES[place], marks=needs_bf16) for place in (0, 3, 6, 8, 10, 11, 12, 15)),
         *(pytest.param(BF16_GROUPS[0], CASES[place], marks=needs_bf16) for place in (2, 4, 6, 10)),
         *(pytest.param(kind, CASES[place], marks=needs_bf16) for kind in BF16_GROUPS[1:] for place in (6, 11)),
+        *(pytest.param(MATRICES, case, marks=needs_matrices) for case in (*FULL_CASES, *UNFOLDED_CASES, CASES[6])),
     ],
     ids=str,
 )
@@ -221,7 +257,8 @@ def test_a_convolution_and_its_gradients_are_those_of_pytorch(vectors: Vectors, 
 
 @each_width
 def test_a_convolution_of_many_channels_keeps_its_precision(vectors: Vectors) -> None:
-    convolution = Convolution(Case(Window(3, 3, padding=1), Plane(131, 6, 6), 17), vectors)
+    ins, outs = (128, 16) if vectors.matrices else (131, 17)
+    convolution = Convolution(Case(Window(3, 3, padding=1), Plane(ins, 6, 6), outs), vectors)
     tiles_of(convolution)
     assert error(convolution.forward(bias=True, then=PLAIN), convolution.expected) <= tolerance(vectors, 1e-5)
     assert error(convolution.backward_data(PLAIN), convolution.gradients[0]) <= tolerance(vectors, 1e-5)
@@ -229,7 +266,7 @@ def test_a_convolution_of_many_channels_keeps_its_precision(vectors: Vectors) ->
 
 
 @each_width
-@pytest.mark.parametrize("case", [CASES[3], CASES[10]], ids=str)
+@pytest.mark.parametrize("case", [CASES[3], CASES[10], FULL_CASES[0]], ids=str)
 def test_without_a_bias_none_is_read_or_written(case: Case, vectors: Vectors) -> None:
     convolution = Convolution(case, vectors)
     shift = convolution.bias.double()[:, None, None]
@@ -256,6 +293,7 @@ EPILOGUES = [Epilogue(add=add, relu=relu, mask=mask) for add, relu, mask in prod
         (KINDS[3], CASES[2]),
         pytest.param(BF16, CASES[8], marks=needs_bf16),
         pytest.param(BF16_GROUPS[0], CASES[2], marks=needs_bf16),
+        *(pytest.param(MATRICES, case, marks=needs_matrices) for case in (FULL_CASES[0], UNFOLDED_CASES[1])),
     ],
     ids=str,
 )
@@ -271,6 +309,7 @@ def test_sums_are_finished_before_they_are_stored(then: Epilogue, vectors: Vecto
     [
         *product([WIDE], [CASES[2], CASES[6], CASES[7], CASES[8]]),  # the last two see not all data
         *(pytest.param(BF16, case, marks=needs_bf16) for case in (CASES[8], CASES[12])),
+        *(pytest.param(MATRICES, case, marks=needs_matrices) for case in (FULL_CASES[2], FULL_CASES[4])),
     ],
     ids=str,
 )
@@ -293,7 +332,11 @@ def test_what_masks_lets_pass_only_what_is_positive() -> None:
 @st.composite
 def divisions(draw: st.DrawFn) -> tuple[Convolution, list[list[tuple[int, int]]]]:
     """A convolution of many tiles, and for each kernel ranges that cover its tiles, in any order."""
-    cases = [Case(Window(3, 3, padding=1), Plane(19, 5, 6), 23), Case(Window(3, 3), Plane(23, 14, 14), 38)]
+    cases = [
+        Case(Window(3, 3, padding=1), Plane(19, 5, 6), 23),
+        Case(Window(3, 3), Plane(23, 14, 14), 38),
+        Case(Window(3, 3), Plane(96, 6, 5), 96),
+    ]
     convolution = Convolution(draw(st.sampled_from(cases)), draw(st.sampled_from(HERE)))
     ranges = []
     for tiles in tiles_of(convolution):
@@ -328,7 +371,7 @@ def test_outputs_made_twice_are_finished_from_the_same_numbers() -> None:
 
 
 @each_width
-@pytest.mark.parametrize("case", [CASES[2], CASES[3]], ids=str)  # few areas and many
+@pytest.mark.parametrize("case", [CASES[2], CASES[3], FULL_CASES[0], UNFOLDED_CASES[1]], ids=str)  # few areas and many
 def test_only_the_blocks_that_are_there_count(case: Case, vectors: Vectors) -> None:
     convolution = Convolution(case, vectors)
     one = slice(0, vectors.width)
@@ -348,7 +391,8 @@ def convolutions(draw: st.DrawFn) -> Case:
     padding, stride = draw(st.integers(0, min(rows, columns) - 1)), draw(st.integers(1, 4))
     sides = [draw(st.integers(max(1, side - 2 * padding), 11)) for side in (rows, columns)]
     window = Window(rows, columns, stride, padding)
-    return Case(window, Plane(draw(st.integers(1, 9)), *sides), draw(st.integers(1, 9)))
+    channels = st.one_of(st.integers(1, 9), st.sampled_from([16, 32, 48]))
+    return Case(window, Plane(draw(channels), *sides), draw(channels))
 
 
 @settings(max_examples=15)

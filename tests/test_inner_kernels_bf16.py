@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bptcnn.inner.kernels import conv, pointwise, tables, weights
-from bptcnn.inner.kernels.conv import Epilogue
 from bptcnn.inner.kernels.shape import Plane, Window
+from bptcnn.inner.kernels.sums import Epilogue
 
 pytestmark = needs_bf16
 

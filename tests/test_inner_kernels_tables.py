@@ -6,7 +6,19 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from blocks import BF16_GROUPS, GROUPS, Bench, Memory, drawn, needs_bf16, values
+from blocks import (
+    BF16_GROUPS,
+    GROUPS,
+    MATRICES,
+    Bench,
+    Memory,
+    bits,
+    drawn,
+    matrices,
+    needs_bf16,
+    needs_matrices,
+    values,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,3 +88,23 @@ def test_a_part_of_any_table_is_all_that_is_written(
     assert np.array_equal(part[first:last], expected[first:last])
     assert values(part[:first]).isnan().all()
     assert values(part[last:]).isnan().all()
+
+
+# ------------------------------------------------------------------------------------------------ matrices
+
+
+@needs_matrices
+@settings(max_examples=15)
+@given(st.booleans(), st.sampled_from([16, 32, 48]), st.integers(1, 80), st.integers(1, 11), st.sampled_from([16, 32]))
+def test_tables_of_matrices_hold_each_weight_once_and_zeros(
+    forward: bool, rows: int, count: int, size: int, depth: int
+) -> None:
+    weight = drawn(3, *((rows, count) if forward else (count, rows)), size)
+    bench, emit = Bench(MATRICES), tables.for_matrices_forward if forward else tables.for_matrices_backward
+    expected = bits(matrices(weight, 1 if forward else 0, depth))
+    name, _ = bench.emit(emit, *weight.shape, depth)
+    table, source = bench.block(*expected.shape), bench.copied(weight)
+    for tile in reversed(range(rows // 16)):
+        assert values(table[tile]).isnan().all()
+        bench.call(name, source, table, tile, tile + 1)
+    assert np.array_equal(table, expected)

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from blocks import needs_bf16
+from blocks import needs_bf16, needs_matrices
 from torch import nn
 from torch.nn import functional
 
@@ -203,14 +203,32 @@ def test_workers_compile_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     ("model", "batch_size", "compiles"),
     [("lenet5", 512, True), ("resnet8", 4, True), ("resnet8", 32, False), ("easgd-cifar", 3, False)],
 )
-def test_wide_networks_are_left_to_pytorch_where_cores_multiply_matrices(
+def test_wide_networks_are_left_to_pytorch_where_only_it_may_multiply_matrices(
     model: str, batch_size: int, compiles: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = (1, 28, 28) if model == "lenet5" else (3, 32, 32)
     network = MODELS[model](images, 10)
     monkeypatch.setattr("bptcnn.inner.step.host_simd", lambda: Simd(16, 32, bf16=True, tiles=True))
+    monkeypatch.setattr("bptcnn.inner.compiled.granted", lambda: False)
     assert (gradients(network, images, batch_size, "bf16", 1) is not None) is compiles
     assert isinstance(gradients(network, images, batch_size, "fp32", 1), Compiled)
+
+
+@needs_matrices
+@pytest.mark.parametrize(
+    ("model", "batch_size", "capacity"),
+    [("resnet8", 32, 64), ("resnet8", 8, 32), ("resnet8", 4, 8), ("easgd-cifar", 100, 160), ("easgd-cifar", 3, None)],
+)
+def test_workers_multiply_matrices_where_channels_fill_them(model: str, batch_size: int, capacity: int | None) -> None:
+    compiled = gradients(MODELS[model]((3, 32, 32), 10), (3, 32, 32), batch_size, "bf16", 1)
+    assert (compiled.capacity if isinstance(compiled, Compiled) else None) == capacity
+
+
+@needs_matrices
+def test_wide_networks_whose_channels_fill_no_matrices_are_left_to_pytorch() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 40, 5), nn.ReLU(), nn.Conv2d(40, 40, 5), nn.Flatten(), nn.Linear(23040, 10))
+    assert gradients(network, (3, 32, 32), 32, "bf16", 1) is None
+    assert isinstance(gradients(network, (3, 32, 32), 32, "fp32", 1), Compiled)
 
 
 @needs_bf16

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,18 +14,19 @@ from torch.nn import functional
 from bptcnn.errors import UnsupportedError
 from bptcnn.inner.descent import Descent
 from bptcnn.inner.eager import Loss, Precision
-from bptcnn.inner.graph.layers import Dropout, Norm
+from bptcnn.inner.graph.layers import Dropout, Layer, Norm, products
 from bptcnn.inner.graph.reader import graph
 from bptcnn.inner.kernels.library import Library
 from bptcnn.inner.kernels.shape import Plane, Vectors
 from bptcnn.inner.lanes import Lanes, Table
 from bptcnn.inner.lowering.backward import Backward
 from bptcnn.inner.lowering.buffers import Buffers, Rows
-from bptcnn.inner.lowering.filters import Filters
+from bptcnn.inner.lowering.filters import Filters, beside_matrices
 from bptcnn.inner.lowering.forward import lower_forward
 from bptcnn.inner.lowering.loss import lower_loss
 from bptcnn.inner.lowering.program import Program
 from bptcnn.inner.lowering.writer import Writer
+from bptcnn.inner.machine.matrices import granted
 from bptcnn.inner.machine.processor import host_simd
 from bptcnn.inner.machine.threads import one_thread
 from bptcnn.inner.tasks.active import ActiveLanes
@@ -38,6 +40,13 @@ MANY = 1 << 10
 
 COSTS = {1: 1.0, 2: 1.15, 4: 1.4, 8: 2.2}
 """Time of a sample when so many channels share a register, about, where samples fill the rest."""
+
+
+FEWEST = 8
+"""Samples of a batch from which on products of matrices pay, which take as long as those of a full block."""
+
+BESIDE = 0.25
+"""Part of all products that may be none of matrices: so many take as long as all others do."""
 
 
 class Compiled:
@@ -265,7 +274,25 @@ def host_vectors(precision: Precision, batch: int = MANY) -> Vectors:
     if bf16 and not simd.bf16:
         raise UnsupportedError("the cores of this machine have no products of bfloat16 (AVX512-BF16)")
     kinds = [Vectors(simd.width, simd.registers, bf16, count) for count in COSTS if count <= simd.width]
-    return min(kinds, key=lambda kind: -(-batch // kind.width) * kind.width * COSTS[kind.channels])
+    best = min(kinds, key=lambda kind: -(-batch // kind.width) * kind.width * COSTS[kind.channels])
+    return replace(best, matrices=bf16 and best.channels == 1 and simd.tiles and granted())
+
+
+def vectors_for(layers: Sequence[Layer], precision: Precision, batch: int) -> Vectors:
+    """What blocks look like for a network: full ones, where cores multiply matrices and most of its channels fill them.
+
+    Args:
+        layers: the network.
+        precision: of the numbers between the layers.
+        batch: usual samples of a step.
+
+    Raises:
+        UnsupportedError: as for :func:`host_vectors`.
+    """
+    full = host_vectors(precision)
+    if full.matrices and batch >= FEWEST and beside_matrices(layers, full) <= BESIDE * products(layers):
+        return full
+    return host_vectors(precision, batch)
 
 
 def _is_cross_entropy(loss: Loss) -> bool:

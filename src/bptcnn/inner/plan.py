@@ -14,9 +14,11 @@ from torch import nn
 
 from bptcnn.errors import UnsupportedError
 from bptcnn.inner import cache
-from bptcnn.inner.compiled import Compiled, host_vectors
+from bptcnn.inner.compiled import Compiled, vectors_for
 from bptcnn.inner.cuda import Graphed
 from bptcnn.inner.eager import Eager, Loss, Precision
+from bptcnn.inner.graph.reader import graph
+from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.lanes import Lanes
 from bptcnn.inner.machine.devices import device_of
 from bptcnn.inner.machine.hardware import fingerprint
@@ -88,12 +90,13 @@ def candidates(
         if images.ndim != 4 or images.dtype != torch.float32:
             raise UnsupportedError("its input is no batch of float32 images")
         channels, rows, columns = images.shape[1:]
-        return Compiled(module, (channels, rows, columns), len(images), lanes, host_vectors(precision, len(images)))
+        vectors = vectors_for(graph(module, Plane(channels, rows, columns)), precision, len(images))
+        return Compiled(module, (channels, rows, columns), len(images), lanes, vectors)
 
-    def graph() -> Gradients:
+    def graphed() -> Gradients:
         return Graphed(module, batch, loss, precision)
 
-    best = {"cuda graph": graph} if device_of(module).type == "cuda" else {"compiled": compiled}
+    best = {"cuda graph": graphed} if device_of(module).type == "cuda" else {"compiled": compiled}
     return {
         **best,
         "pytorch, channels last": lambda: Eager(module, precision, channels_last=True),

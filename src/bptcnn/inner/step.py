@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from bptcnn.errors import UnsupportedError
-from bptcnn.inner.compiled import Compiled, host_vectors
+from bptcnn.inner.compiled import BESIDE, Compiled, vectors_for
 from bptcnn.inner.cuda import Graphed
 from bptcnn.inner.descent import SgdOptimizer
 from bptcnn.inner.eager import Eager, Loss, Precision
@@ -18,6 +18,7 @@ from bptcnn.inner.graph.layers import products
 from bptcnn.inner.graph.reader import graph
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.lanes import Lanes
+from bptcnn.inner.lowering.filters import beside_matrices
 from bptcnn.inner.machine.devices import device_of
 from bptcnn.inner.machine.hardware import num_cores
 from bptcnn.inner.machine.memory import keep_memory
@@ -26,8 +27,8 @@ from bptcnn.inner.machine.threads import one_thread
 from bptcnn.inner.plan import Gradients, Plan, remembered
 
 MATRICES, FULL = 1 << 26, 16
-"""On cores that multiply matrices of bfloat16, PyTorch makes up for what its calls cost with so many products a step;
-beyond so many samples, more of them help it no further."""
+"""On cores that multiply matrices of bfloat16, PyTorch makes up for what its calls cost with so many products a step,
+if ours are none of matrices; beyond so many samples, more of them help it no further."""
 
 SPARE_ROOM = 1.5
 """Batches may be so much larger than their usual size and still be trained by compiled code."""
@@ -131,9 +132,9 @@ def gradients(
         Its step; None where PyTorch had better do it.
     """
     try:
-        vectors = host_vectors(precision, batch_size)
-        if vectors.bf16 and host_simd().tiles:
-            layers = graph(module, Plane(*images))
+        layers = graph(module, Plane(*images))
+        vectors = vectors_for(layers, precision, batch_size)
+        if vectors.bf16 and host_simd().tiles and beside_matrices(layers, vectors) > BESIDE * products(layers):
             if products(layers) * min(batch_size, FULL) >= MATRICES:
                 return None
         return Compiled(module, images, round(SPARE_ROOM * batch_size), Lanes(num_lanes), vectors)

@@ -146,7 +146,7 @@ class FullBf16Kernel(PairKernel):
         """The numbers of a place, as float32, in two registers."""
         zeros = ir.Constant(WORDS, [0] * WORDS.count)
         # A float32 number is a bfloat16 number with 16 zeros behind it, in memory in front of it.
-        return self.builder.bitcast(self._woven(zeros, self.factor(pointer)), self.vector)
+        return self.builder.bitcast(self.woven(zeros, self.factor(pointer)), self.vector)
 
     def rounded(self, value: Value) -> Value:
         """The float32 numbers of a place as bfloat16, as they lie."""
@@ -161,7 +161,7 @@ class FullBf16Kernel(PairKernel):
     def operand(self, pointer: Value, apart: int | None) -> Value:
         """Two registers of pairs: a place in two channels."""
         zeros = ir.Constant(WORDS, [0] * WORDS.count)
-        return self._woven(self.factor(pointer), zeros if apart is None else self.factor(self.place(pointer, apart)))
+        return self.woven(self.factor(pointer), zeros if apart is None else self.factor(self.place(pointer, apart)))
 
     def weight(self, pointer: Value) -> Value:
         """A pair from a table, spread over a register."""
@@ -179,7 +179,12 @@ class FullBf16Kernel(PairKernel):
         """The numbers of a place as they lie."""
         return self.words(pointer, WORDS.count)
 
-    def _woven(self, one: Value, other: Value) -> Value:
-        """Two registers of words as two registers of pairs: ``one`` below, ``other`` above."""
+    def woven(self, one: Value, other: Value) -> Value:
+        """Two registers of words as two registers of pairs.
+
+        Args:
+            one: the lower halves of the pairs.
+            other: the upper ones.
+        """
         pairs = [index for sample in LOW + HIGH for index in (sample, WORDS.count + sample)]
         return shuffled(self.builder, one, other, pairs)

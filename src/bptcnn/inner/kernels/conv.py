@@ -15,42 +15,16 @@ from itertools import product
 
 from llvmlite import ir
 
+from bptcnn.inner.kernels.bf16 import FullBf16Kernel
 from bptcnn.inner.kernels.emit import I64, Value, Variable
 from bptcnn.inner.kernels.kinds import kernel_for
+from bptcnn.inner.kernels.matrix_conv import MatrixConv
+from bptcnn.inner.kernels.matrix_tiling import tile_of, unfolded
+from bptcnn.inner.kernels.matrix_unfold import Unfolded
 from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, alike, backward_taps, forward_taps, tiles
+from bptcnn.inner.kernels.sums import Epilogue, Pointers, Sum, finish, rows_seen
 from bptcnn.inner.kernels.tiling import grouped, output_tile
 from bptcnn.inner.kernels.vectors import Kernel
-
-
-@dataclass(frozen=True, slots=True)
-class Epilogue:
-    """What happens to a sum before it is stored, in this order.
-
-    Attributes:
-        add: a number is added to each; not from where the result goes, for some outputs may be made twice.
-        relu: negative sums become zero.
-        mask: the sum becomes zero where a number is not positive.
-    """
-
-    add: bool = False
-    relu: bool = False
-    mask: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Sum:
-    """``out[o] = sum over i and t of weights[o out_span + i in_span + t tap_span] data[i]``, i one or two channels."""
-
-    data: Plane
-    out: Plane
-    out_span: int
-    in_span: int
-    tap_span: int
-    filter_columns: int
-    down: tuple[Taps, ...]
-    across: tuple[Taps, ...]
-    bias: bool
-    then: Epilogue
 
 
 def forward(
@@ -86,8 +60,14 @@ def forward(
     down = forward_taps(window.rows, window.stride, window.padding)
     across = forward_taps(window.columns, window.stride, window.padding)
     kernel = kernel_for(module, name, vectors, grouped=grouped(vectors, out))
+    if (plane := unfolded(vectors, window, data, out)) and isinstance(kernel, FullBf16Kernel):
+        taps = forward_taps(1, 1, 0)
+        shape = tile_of(vectors, taps, plane, out)
+        assert shape is not None
+        spec = Sum(plane, out, 0, 0, 0, 1, 1, taps, taps, bias, then)
+        return MatrixConv(kernel, spec, shape, Unfolded(kernel, window, data)).emit()
     spans = (tiles(data.channels, kernel.depth) * size, size, 1) if kernel.channels == 1 else _side_by_side(out, size)
-    return _emit(kernel, _Sum(data, out, *spans, window.columns, down, across, bias, then), vectors)
+    return _emit(kernel, Sum(data, out, *spans, window.rows, window.columns, down, across, bias, then), vectors)
 
 
 def backward_data(
@@ -112,7 +92,7 @@ def backward_data(
     across = backward_taps(window.columns, window.stride, window.padding)
     kernel = kernel_for(module, name, vectors, grouped=grouped(vectors, out))
     spans = (size, out.channels * size, 1) if kernel.channels == 1 else _side_by_side(out, size)
-    spec = _Sum(gradient, out, *spans, window.columns, down, across, bias=False, then=then)
+    spec = Sum(gradient, out, *spans, window.rows, window.columns, down, across, bias=False, then=then)
     return _emit(kernel, spec, vectors)
 
 
@@ -134,9 +114,11 @@ class _Tile:
     seen: tuple[tuple[int, ...], ...]  # the taps that each column sees
 
 
-def _emit(kernel: Kernel, spec: _Sum, vectors: Vectors) -> int:
+def _emit(kernel: Kernel, spec: Sum, vectors: Vectors) -> int:
+    if (shape := tile_of(vectors, spec.down, spec.data, spec.out)) and isinstance(kernel, FullBf16Kernel):
+        return MatrixConv(kernel, spec, shape).emit()
     channels, columns = output_tile(spec.across, spec.out, vectors)
-    pointers = _Pointers(*(kernel.argument(place) for place in range(6)))
+    pointers = Pointers(*(kernel.argument(place) for place in range(6)))
     first, last = kernel.number(6), kernel.number(7)
     for down, across in product(spec.down, spec.across):
         num_rows, num_columns = down.count(spec.out.rows), across.count(spec.out.columns)
@@ -152,17 +134,7 @@ def _emit(kernel: Kernel, spec: _Sum, vectors: Vectors) -> int:
     return tiles(spec.out.channels, channels * kernel.channels)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pointers:
-    data: Value
-    weights: Value
-    out: Value
-    bias: Value
-    add: Value
-    mask: Value
-
-
-def _tile(kernel: Kernel, spec: _Sum, pointers: _Pointers, tile: _Tile) -> None:
+def _tile(kernel: Kernel, spec: Sum, pointers: Pointers, tile: _Tile) -> None:
     data, down, across = spec.data, tile.down, tile.across
     sums = [[kernel.variable(_first(kernel, spec, pointers, tile, c)) for _ in tile.seen] for c in range(tile.channels)]
     if down.places and any(tile.seen):
@@ -172,7 +144,7 @@ def _tile(kernel: Kernel, spec: _Sum, pointers: _Pointers, tile: _Tile) -> None:
         direction = down.offsets[1] - down.offsets[0] if len(down.offsets) > 1 else 1
         apart = down.places[1] - down.places[0] if len(down.places) > 1 else 1
         row = kernel.builder.mul(tile.row, I64(down.step))
-        begin, end = _rows_seen(kernel, down, direction, row, data.rows)
+        begin, end = rows_seen(kernel, down, direction, row, data.rows)
         for group, complete in _groups(kernel, data.channels):
             with group as i, kernel.loop_if_any(end, begin) as tap:
                 place = kernel.builder.add(I64(down.places[0]), kernel.builder.mul(tap, I64(apart)))
@@ -194,22 +166,9 @@ def _groups(kernel: Kernel, channels: int) -> Iterator[tuple[AbstractContextMana
         yield kernel.loop(complete + 1, complete), False
 
 
-def _rows_seen(kernel: Kernel, down: Taps, direction: int, row: Value, rows: int) -> tuple[Value, Value]:
-    """The taps that meet rows of the data: first, and one past the last."""
-    from_top = kernel.builder.add(row, I64(down.offsets[0]))
-    count = len(down.places)
-    if direction > 0:  # row + offset + t in [0, rows)
-        begin = kernel.builder.sub(I64(0), from_top)
-        end = kernel.builder.sub(I64(rows), from_top)
-    else:  # row + offset - t in [0, rows)
-        begin = kernel.builder.sub(from_top, I64(rows - 1))
-        end = kernel.builder.add(from_top, I64(1))
-    return kernel.clamp(begin, 0, count), kernel.clamp(end, 0, count)
-
-
 def _row(
     kernel: Kernel,
-    spec: _Sum,
+    spec: Sum,
     tile: _Tile,
     inputs: Value,
     weights: Value,
@@ -227,33 +186,22 @@ def _row(
                 of_channel[x].set(kernel.multiply(weight, seen, of_channel[x].get()))
 
 
-def _first(kernel: Kernel, spec: _Sum, pointers: _Pointers, tile: _Tile, c: int) -> Value:
+def _first(kernel: Kernel, spec: Sum, pointers: Pointers, tile: _Tile, c: int) -> Value:
     if not spec.bias:
         return kernel.zeros()
     return kernel.by_channel(kernel.at(pointers.bias, tile.channel, c * kernel.channels))
 
 
-def _finish(kernel: Kernel, spec: _Sum, pointers: _Pointers, tile: _Tile, sums: list[list[Variable]]) -> None:
+def _finish(kernel: Kernel, spec: Sum, pointers: Pointers, tile: _Tile, sums: list[list[Variable]]) -> None:
     """Apply the epilogue and store."""
-    out, down, across, builder = spec.out, tile.down, tile.across, kernel.builder
-
-    def corner(pointer: Value) -> Value:
-        return kernel.place(
-            pointer,
-            down.phase * out.columns + across.phase,
-            (tile.channel, out.area),
-            (tile.row, down.every * out.columns),
-            (tile.column, across.every),
-        )
-
-    target, add, mask = corner(pointers.out), corner(pointers.add), corner(pointers.mask)
+    out, down, across = spec.out, tile.down, tile.across
+    corner = (
+        I64(down.phase * out.columns + across.phase),
+        (tile.channel, out.area),
+        (tile.row, down.every * out.columns),
+        (tile.column, across.every),
+    )
     for c, of_channel in enumerate(sums):
         for x, total in enumerate(of_channel):
-            near, value = c * kernel.channels * out.area + x * across.every, total.get()
-            if spec.then.add:
-                value = builder.fadd(value, kernel.load_sums(kernel.place(add, near), out.area))
-            if spec.then.relu:
-                value = kernel.rectified(value)
-            if spec.then.mask:
-                value = kernel.masked(value, kernel.load_sums(kernel.place(mask, near), out.area))
-            kernel.store_sums(value, kernel.place(target, near), out.area)
+            near = I64(c * kernel.channels * out.area + x * across.every)
+            finish(kernel, spec, pointers, total.get(), *corner, near)

@@ -140,6 +140,21 @@ class Function:
         value = builder.select(builder.icmp_signed("<", value, I64(low)), I64(low), value)
         return builder.select(builder.icmp_signed(">", value, I64(high)), I64(high), value)
 
+    def least(self, one: Value, other: Value) -> Value:
+        """The smaller of two int64."""
+        return self.builder.select(self.builder.icmp_signed("<", one, other), one, other)
+
+    def rounded_up(self, value: Value, divisor: int, high: int) -> Value:
+        """``value / divisor``, rounded up, brought between 0 and a number.
+
+        Args:
+            value: an int64.
+            divisor: by which it is divided.
+            high: what the result is at most.
+        """
+        value = self.clamp(value, 0, high * divisor)
+        return self.builder.udiv(self.builder.add(value, I64(divisor - 1)), I64(divisor))
+
     def tile(self, index: Value, size: int, total: int) -> Value:
         """Where a tile starts: the last one is moved back to end with the whole, and does some work again.
 

@@ -89,7 +89,7 @@ class Gathered(InPlace):
         super().turn(start, band)
         kernel, gradient, builder = self._kernel, self._gradient, self._kernel.builder
         self._first = builder.mul(band, I64(self._most))
-        self._end = _least(kernel, builder.add(self._first, I64(self._most)), I64(gradient.rows))
+        self._end = kernel.least(builder.add(self._first, I64(self._most)), I64(gradient.rows))
         with kernel.loop(self._end, self._first) as row, kernel.loop(gradient.columns) as column:
             for out in range(self._outs):
                 together = super().at(out, I64(0), row, column)
@@ -103,7 +103,7 @@ class Gathered(InPlace):
         """Those of some rows that were gathered."""
         builder = self._kernel.builder
         later = builder.select(builder.icmp_signed("<", begin, self._first), self._first, begin)
-        return later, _least(self._kernel, end, self._end)
+        return later, self._kernel.least(end, self._end)
 
     def at(self, out: int, block: Value, row: Value, column: Value) -> Value:
         """A place of a group."""
@@ -113,7 +113,3 @@ class Gathered(InPlace):
         builder, outs = self._kernel.builder, self._outs
         near = (builder.sub(row, self._first), self._gradient.columns * outs), (column, outs), I64(out)
         return self._kernel.at(self._memory, *near, kind=kind)
-
-
-def _least(kernel: Kernel, one: Value, other: Value) -> Value:
-    return kernel.builder.select(kernel.builder.icmp_signed("<", one, other), one, other)

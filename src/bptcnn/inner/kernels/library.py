@@ -100,7 +100,7 @@ def described(emit: Callable[..., Any], *shape: object, **options: object) -> st
     Example:
         >>> from bptcnn.inner.kernels import pointwise
         >>> described(pointwise.rectify, Vectors(4, 16), 64)
-        'pointwise.rectify(Vectors(lanes=4, registers=16, bf16=False, channels=1), 64)'
+        'pointwise.rectify(Vectors(lanes=4, registers=16, bf16=False, channels=1, matrices=False), 64)'
     """
     given = [repr(each) for each in shape] + [f"{name}={value!r}" for name, value in sorted(options.items())]
     assert " at 0x" not in "".join(given), f"an address means nothing in another process: {given}"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+SIDE = 16
+"""Rows of a register that holds a matrix, and columns of a sum of products of matrices."""
+
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
@@ -15,6 +18,7 @@ class Vectors:
         registers: how many there are.
         bf16: blocks hold bfloat16 numbers, whose products are summed up in float32.
         channels: where a batch has fewer samples than a register lanes, so many channels share one.
+        matrices: whether cores multiply whole matrices of bfloat16 numbers, too.
 
     Example:
         >>> Vectors(16, 32).width, Vectors(16, 32, bf16=True).width, Vectors(16, 32, channels=4).width
@@ -27,6 +31,7 @@ class Vectors:
     registers: int
     bf16: bool = False
     channels: int = 1
+    matrices: bool = False
 
     @property
     def parts(self) -> int:

@@ -11,10 +11,14 @@ from itertools import product
 
 from llvmlite import ir
 
+from bptcnn.inner.kernels.bf16 import FullBf16Kernel
 from bptcnn.inner.kernels.emit import F32, I64, Value
 from bptcnn.inner.kernels.errors import Gathered, InPlace
 from bptcnn.inner.kernels.kinds import kernel_for
-from bptcnn.inner.kernels.shape import Plane, Vectors, Window, alike, forward_taps
+from bptcnn.inner.kernels.matrix_tiling import unfolded, weight_tile_of
+from bptcnn.inner.kernels.matrix_unfold import Unfolded
+from bptcnn.inner.kernels.matrix_weights import MatrixGradient
+from bptcnn.inner.kernels.shape import SIDE, Plane, Vectors, Window, alike, forward_taps
 from bptcnn.inner.kernels.tiling import weight_group, weight_tile
 from bptcnn.inner.kernels.vectors import Kernel
 
@@ -72,6 +76,17 @@ def backward_weight(
     Returns:
         Tiles of output channels: what the work can be divided by.
     """
+    plane, seen = unfolded(vectors, window, data, gradient), window
+    if plane:
+        seen = Window(1, 1)
+    if shape := weight_tile_of(vectors, seen, plane or data, gradient):
+        whole = kernel_for(module, name, vectors)
+        assert isinstance(whole, FullBf16Kernel)
+        source = (Unfolded(whole, window, data), data) if plane else None
+        products = MatrixGradient(whole, seen, plane or data, gradient, shape, source)
+        return _by_matrices(
+            whole, products, _Problem(window, data, gradient, split=False), SIDE * shape.outs, bias=bias
+        )
     kernel = kernel_for(module, name, vectors, grouped=weight_group(vectors, gradient) > 1)
     outs, ins = weight_tile(window, data, gradient, vectors)
     # Sums over few areas go on over all blocks, for the final sum over a vector's lanes costs as much as some areas do;
@@ -102,6 +117,20 @@ def backward_weight(
     return gradient.channels // (outs * kernel.channels)
 
 
+def _by_matrices(kernel: Kernel, products: MatrixGradient, problem: _Problem, channels: int, *, bias: bool) -> int:
+    """The same by products of matrices, so many output channels at a time."""
+    builder, blocks = kernel.builder, kernel.scalar(kernel.argument(5), I64)
+    part = _Part(I64(0), blocks, builder.icmp_signed("==", blocks, blocks), InPlace(kernel, problem.gradient))
+    with kernel.loop(kernel.number(4), kernel.number(3)) as tile:
+        products.emit(tile, blocks)
+        if bias:
+            out = builder.mul(tile, I64(channels))
+            _bias(kernel, problem, part, (kernel.argument(1), kernel.argument(6)), out, channels)
+    products.release()
+    kernel.finish()
+    return problem.gradient.channels // channels
+
+
 MANY_AREAS = 128
 """Areas of a map from which on each block's sums are added to the gradient on their own."""
 
@@ -121,8 +150,8 @@ def _tile(
     data_start = kernel.place(pointers[0], (part.first, data.size), (into, data.area))
     # The filter's row meets the padding, not the data, outside these outputs.
     offset = builder.sub(row, I64(window.padding))
-    begin = _rounded_up(kernel, builder.sub(I64(0), offset), window.stride, gradient.rows)
-    end = _rounded_up(kernel, builder.sub(I64(data.rows), offset), window.stride, gradient.rows)
+    begin = kernel.rounded_up(builder.sub(I64(0), offset), window.stride, gradient.rows)
+    end = kernel.rounded_up(builder.sub(I64(data.rows), offset), window.stride, gradient.rows)
     begin, end = part.errors.rows(begin, end)
     (across,) = forward_taps(window.columns, window.stride, window.padding)
     with kernel.loop(part.blocks) as block, kernel.loop_if_any(end, begin) as y:
@@ -147,12 +176,6 @@ def _tile(
     for (o, i, c), total in sums.items():
         for channel, value in enumerate(kernel.totals(total.get()), o * kernel.channels):
             _add(kernel, kernel.at(corner, problem.place(channel, i, c)), value, problem, part.is_new)
-
-
-def _rounded_up(kernel: Kernel, value: Value, divisor: int, high: int) -> Value:
-    """``value / divisor``, rounded up, between 0 and ``high``."""
-    value = kernel.clamp(value, 0, high * divisor)
-    return kernel.builder.udiv(kernel.builder.add(value, I64(divisor - 1)), I64(divisor))
 
 
 def _add(kernel: Kernel, slot: Value, value: Value, problem: _Problem, is_new: Value) -> None:

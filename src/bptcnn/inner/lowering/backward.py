@@ -30,6 +30,7 @@ from bptcnn.inner.graph.layers import (
 )
 from bptcnn.inner.kernels import conv, descent, norm, pointwise, pool, weights
 from bptcnn.inner.kernels.shape import Plane
+from bptcnn.inner.kernels.sums import Epilogue
 from bptcnn.inner.lowering.buffers import Rows
 from bptcnn.inner.lowering.filters import Filters
 from bptcnn.inner.lowering.program import Call, ranges
@@ -110,7 +111,7 @@ class Backward:
             self._weights(self._writer.chains.close())
         before, data, target = self._gradients.get(value), self._buffers.values[value], self._room(layer.data)
         last = self._left[value] == 1
-        then = conv.Epilogue(add=before is not None, mask=last and self._rectified(value))
+        then = Epilogue(add=before is not None, mask=last and self._rectified(value))
         kernel, tiles = self._use(conv.backward_data, layer.window, layer.shape, layer.data, then)
         weight = self._filters.backward(layer)
 

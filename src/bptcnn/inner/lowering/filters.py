@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bptcnn.inner.graph.layers import Conv, Layer, trained_values
+from bptcnn.inner.graph.layers import Conv, Layer, products, trained_values
 from bptcnn.inner.kernels import tables
-from bptcnn.inner.kernels.shape import Vectors, tiles
+from bptcnn.inner.kernels.matrix_tiling import tile_of, unfolded
+from bptcnn.inner.kernels.shape import SIDE, Vectors, backward_taps, forward_taps, tiles
 from bptcnn.inner.kernels.tiling import grouped
 from bptcnn.inner.lowering.buffers import Rows
 from bptcnn.inner.lowering.program import Call, ranges
@@ -30,16 +31,10 @@ class Filters:
         self._forward: dict[int, _Way] = {}
         self._backward: dict[int, _Way] = {}
         for layer in self._convs:
-            outs, ins, size = _shape(layer)
-            of_inputs, of_outputs = tiles(ins, vectors.parts), tiles(outs, vectors.parts)
-            forward, backward = Rows(1, outs * of_inputs * size), Rows(1, of_outputs * ins * size)
-            if vectors.bf16 and vectors.channels == 1:
-                self._forward[layer.out] = _Way(tables.by_inputs, outs, forward)
-                self._backward[layer.out] = _Way(tables.by_outputs, of_outputs, backward)
-            if grouped(vectors, layer.shape):
-                self._forward[layer.out] = _Way(tables.for_groups_forward, of_inputs, forward)
-            if grouped(vectors, layer.data):
-                self._backward[layer.out] = _Way(tables.for_groups_backward, of_outputs, backward)
+            if forward := _forward(layer, vectors):
+                self._forward[layer.out] = forward
+            if backward := _backward(layer, vectors):
+                self._backward[layer.out] = backward
 
     def forward(self, layer: Conv) -> int:
         """Where the forward kernel finds a layer's weights."""
@@ -78,13 +73,13 @@ class Filters:
         numbers = 0
         for layer in self._convs:
             if way := ways.get(layer.out):
-                outs, ins, size = _shape(layer)
-                kernel, _ = writer.library.use(way.emit, outs, ins, size)
+                kernel, _ = writer.library.use(way.emit, *way.shape)
                 fixed = layer.module.weight.data_ptr(), way.table.address
+                count = layer.module.weight.numel()
                 # A small table is the work of one lane, each time of another one.
-                for part in ranges(way.parts, writer.num_lanes if outs * ins * size > SMALL else 1):
+                for part in ranges(way.parts, writer.num_lanes if count > SMALL else 1):
                     min(shares, key=len).append(Call(kernel, (*fixed, *part)))
-                numbers += outs * ins * size
+                numbers += count
         num_bytes = 6.0 * numbers / writer.num_lanes
         return [
             writer.chains.task(Kind.FORWARD, writer.layer, part, (), calls, 0.0, num_bytes)
@@ -99,9 +94,10 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """A table, what makes it, and into how many parts that work falls."""
+    """A table: what makes it, given which shape; into how many parts that work falls; and where it is."""
 
     emit: Callable[..., None]
+    shape: tuple[int, ...]
     parts: int
     table: Rows
 
@@ -110,6 +106,50 @@ SMALL = 1 << 12
 """Weights that one task makes a table of in no time."""
 
 
+def _forward(layer: Conv, vectors: Vectors) -> _Way | None:
+    """The table that the forward kernel reads, if it reads one."""
+    (outs, ins, size), window = _shape(layer), layer.window
+    if plane := unfolded(vectors, window, layer.data, layer.shape):
+        depth, table = 2 * SIDE, Rows(1, outs * plane.channels // 2)
+        return _Way(tables.for_matrices_forward, (outs, ins * size, 1, depth), outs // SIDE, table)
+    if tile := tile_of(vectors, forward_taps(window.rows, window.stride, window.padding), layer.data, layer.shape):
+        table = Rows(1, outs * ins * size // 2)
+        return _Way(tables.for_matrices_forward, (outs, ins, size, tile.depth), outs // SIDE, table)
+    pairs = tiles(ins, vectors.parts)
+    table, shape = Rows(1, outs * pairs * size), (outs, ins, size)
+    if grouped(vectors, layer.shape):
+        return _Way(tables.for_groups_forward, shape, pairs, table)
+    return _Way(tables.by_inputs, shape, outs, table) if vectors.bf16 and vectors.channels == 1 else None
+
+
+def _backward(layer: Conv, vectors: Vectors) -> _Way | None:
+    """The table that the backward kernel reads, if it reads one."""
+    (outs, ins, size), window = _shape(layer), layer.window
+    if tile := tile_of(vectors, backward_taps(window.rows, window.stride, window.padding), layer.shape, layer.data):
+        table = Rows(1, outs * ins * size // 2)
+        return _Way(tables.for_matrices_backward, (outs, ins, size, tile.depth), ins // SIDE, table)
+    pairs = tiles(outs, vectors.parts)
+    table, shape = Rows(1, pairs * ins * size), (outs, ins, size)
+    if grouped(vectors, layer.data):
+        return _Way(tables.for_groups_backward, shape, pairs, table)
+    return _Way(tables.by_outputs, shape, pairs, table) if vectors.bf16 and vectors.channels == 1 else None
+
+
 def _shape(layer: Conv) -> tuple[int, int, int]:
     """Output channels, input channels, and size of the filter."""
     return layer.shape.channels, layer.data.channels, layer.window.rows * layer.window.columns
+
+
+def beside_matrices(layers: Sequence[Layer], vectors: Vectors) -> int:
+    """Multiplications of a forward pass that are no products of matrices, per sample.
+
+    Args:
+        layers: the network.
+        vectors: what kernels work on.
+    """
+    return products([layer for layer in layers if isinstance(layer, Conv) and not _by_matrices(layer, vectors)])
+
+
+def _by_matrices(layer: Conv, vectors: Vectors) -> bool:
+    way = _forward(layer, vectors)
+    return way is not None and way.emit is tables.for_matrices_forward

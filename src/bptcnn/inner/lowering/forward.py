@@ -18,6 +18,7 @@ from bptcnn.inner.graph.layers import IMAGES, Add, Conv, Dropout, GlobalMean, La
 from bptcnn.inner.kernels import conv, frozen, norm, pointwise, pool
 from bptcnn.inner.kernels.norm import SUMS
 from bptcnn.inner.kernels.shape import Plane
+from bptcnn.inner.kernels.sums import Epilogue
 from bptcnn.inner.lowering.filters import Filters
 from bptcnn.inner.lowering.program import Call
 from bptcnn.inner.lowering.writer import Writer, label
@@ -71,7 +72,7 @@ def _addresses(module: nn.BatchNorm2d) -> list[int]:
 def _conv(writer: Writer, layer: Conv, weights: int) -> None:
     source, target = (writer.buffers.values[value] for value in (layer.inputs[0], layer.out))
     bias = layer.module.bias
-    then = conv.Epilogue(relu=layer.relu)
+    then = Epilogue(relu=layer.relu)
     shapes = layer.window, layer.data, layer.shape
     kernel, tiles = writer.library.use(conv.forward, *shapes, bias=bias is not None, then=then)
     of_bias = 0 if bias is None else bias.data_ptr()

@@ -1,0 +1,86 @@
+"""What convolutions have in common, forward and backward to the data, whichever way their sums are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bptcnn.inner.kernels.emit import I64, Value
+from bptcnn.inner.kernels.shape import Plane, Taps
+from bptcnn.inner.kernels.vectors import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    """What happens to a sum before it is stored, in this order.
+
+    Attributes:
+        add: a number is added to each; not from where the result goes, for some outputs may be made twice.
+        relu: negative sums become zero.
+        mask: the sum becomes zero where a number is not positive.
+    """
+
+    add: bool = False
+    relu: bool = False
+    mask: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """``out[o] = sum over i and t of weights[o out_span + i in_span + t tap_span] data[i]``, i one or two channels."""
+
+    data: Plane
+    out: Plane
+    out_span: int
+    in_span: int
+    tap_span: int
+    filter_rows: int
+    filter_columns: int
+    down: tuple[Taps, ...]
+    across: tuple[Taps, ...]
+    bias: bool
+    then: Epilogue
+
+
+@dataclass(frozen=True, slots=True)
+class Pointers:
+    """Arguments of a kernel."""
+
+    data: Value
+    weights: Value
+    out: Value
+    bias: Value
+    add: Value
+    mask: Value
+
+
+def rows_seen(kernel: Kernel, down: Taps, direction: int, row: Value, rows: int) -> tuple[Value, Value]:
+    """The taps that meet rows of the data: first, and one past the last."""
+    from_top = kernel.builder.add(row, I64(down.offsets[0]))
+    count = len(down.places)
+    if direction > 0:  # row + offset + t in [0, rows)
+        begin = kernel.builder.sub(I64(0), from_top)
+        end = kernel.builder.sub(I64(rows), from_top)
+    else:  # row + offset - t in [0, rows)
+        begin = kernel.builder.sub(from_top, I64(rows - 1))
+        end = kernel.builder.add(from_top, I64(1))
+    return kernel.clamp(begin, 0, count), kernel.clamp(end, 0, count)
+
+
+def finish(kernel: Kernel, spec: Sum, pointers: Pointers, value: Value, *near: Value) -> None:
+    """Apply the epilogue to the sums of one place, and store them.
+
+    Args:
+        kernel: that made them.
+        spec: what they are.
+        pointers: of the kernel.
+        value: the sums.
+        near: terms that lead from the first place of the outputs to theirs.
+    """
+    area = spec.out.area
+    if spec.then.add:
+        value = kernel.builder.fadd(value, kernel.load_sums(kernel.place(pointers.add, *near), area))
+    if spec.then.relu:
+        value = kernel.rectified(value)
+    if spec.then.mask:
+        value = kernel.masked(value, kernel.load_sums(kernel.place(pointers.mask, *near), area))
+    kernel.store_sums(value, kernel.place(pointers.out, *near), area)
