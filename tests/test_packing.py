@@ -105,7 +105,7 @@ def test_answers_lose_nothing_in_the_long_run_and_both_ends_agree_to_the_bit(dty
     for step in some(20, 1000, seed=1) / 100:
         before, weights = weights, weights + step
         got = answered(server, worker, weights)
-        [(_, copy)] = server._copies.values()
+        [copy] = server._copies.values()
         assert np.array_equal(got, copy)
         error = ERROR.get(dtype, 3)
         assert np.abs(got - weights).max() <= error * 1.1 * np.abs(weights - before).max()
@@ -133,7 +133,9 @@ def test_an_answer_to_an_earlier_life_that_is_packed_late_changes_nothing_for_th
     server.pack(an_answer(some(10), incarnation=2))
     server.pack(an_answer(some(10, seed=1), incarnation=1))
     assert server.changes(an_answer(some(10), incarnation=2))
-    assert np.array_equal(server._copies[0][1], some(10))
+    assert np.array_equal(server._copies[0, 2], some(10))
+    server.pack(an_answer(some(10), incarnation=3))
+    assert list(server._copies) == [(0, 3)], "of lives that are over nothing is kept"
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])

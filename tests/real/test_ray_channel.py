@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Event, Thread, get_ident
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from bptcnn.engine.packing import Letter
 from bptcnn.engine.ray import frames, listener
 from bptcnn.engine.ray.channel import Channel, connected
 from bptcnn.engine.ray.frames import IN_BAND, Address
-from bptcnn.engine.ray.listener import Listener, beside
+from bptcnn.engine.ray.listener import Listener
 from bptcnn.errors import ClusterError, RunFolderError, ServerLostError
 from bptcnn.outer.messages import Pushed
 from bptcnn.wire import Packed
@@ -152,7 +152,7 @@ def test_what_is_large_is_moved_beside_the_loop_which_goes_on(monkeypatch: pytes
     assert np.array_equal(heard[0], vector)
 
 
-def test_a_slow_link_keeps_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_on_which_nothing_comes_keeps_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     left, rush = [], listener._rush
 
     def counted(*arguments: Any) -> memoryview:
@@ -160,28 +160,40 @@ def test_a_slow_link_keeps_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
         return rest
 
     monkeypatch.setattr(listener, "_rush", counted)
-    monkeypatch.setattr(listener, "LARGE", 1 << 20)
-    monkeypatch.setattr(listener, "FAST", 1e9)  # a megabyte a millisecond
-    vector = np.arange(1 << 20, dtype=np.float32)
+    monkeypatch.setattr(listener, "STALL_MS", 50)
+    monkeypatch.setattr(listener, "FAST", 1.0)  # a byte a second
+    vector = np.zeros(32 << 18, np.float32)  # 32 MiB: more than is under way
     whole = memoryview(b"".join(frames.packed(vector)))
     with listening(echo) as address:
         worker = Channel(address)
         worker._connection.sendall(whole[: 1 << 20])
         until(lambda: bool(left), "the thread to give up", patience_s=10)
-        assert 3 << 20 <= left[0] < 4 << 20
+        assert 31 << 20 <= left[0] < 32 << 20
         worker._connection.sendall(whole[1 << 20 :])
         until(lambda: len(left) == 2, "the thread to give up", patience_s=10)  # nobody takes the answer in
-        assert 0 < left[1] < 4 << 20
+        assert 0 < left[1] < 32 << 20
         got = bytes(worker._read(len(whole)))
     assert got == whole
 
 
-def test_what_takes_long_is_done_beside_the_loop() -> None:
-    async def both() -> list[int]:
-        return [await beside(lambda _: get_ident(), None, size) for size in (listener.LARGE - 1, listener.LARGE)]
+def test_a_slow_link_keeps_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "FAST", 1e12)  # so fast that there is no time for it
+    monkeypatch.setattr(listener, "LARGE", 1 << 20)
+    vector = np.arange(1 << 20, dtype=np.float32)
+    with listening(echo) as address:
+        assert np.array_equal(Channel(address).ask(vector), vector)
 
-    here, there = asyncio.run(both())
-    assert here == get_ident() != there
+
+def test_who_hangs_up_within_a_large_message_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "STALL_MS", 10_000)
+    with listening(echo) as address:
+        worker = Channel(address)
+        assert len(made[-1].lives) == 2
+        message = memoryview(b"".join(frames.packed(np.zeros(listener.LARGE, np.float32))))
+        worker._connection.sendall(message[: len(message) // 2])
+        worker._connection.close()
+        until(lambda: len(made[-1].lives) == 1, "the end of the connection", patience_s=5)
+        assert Channel(address).ask("hello") == "hello"
 
 
 def test_an_error_is_raised_where_the_request_came_from_and_the_connection_stays() -> None:

@@ -24,8 +24,8 @@ from real.processes import command, title_of, until
 from bptcnn.api import train
 from bptcnn.config import RunConfig
 from bptcnn.engine.job import Job
-from bptcnn.engine.packing import Letter, WorkerEnd
-from bptcnn.engine.ray import evaluation, fate, past
+from bptcnn.engine.packing import Letter, ServerEnd, WorkerEnd
+from bptcnn.engine.ray import evaluation, fate, packers, past
 from bptcnn.engine.ray.cluster import cluster
 from bptcnn.engine.ray.evaluation import Evaluator
 from bptcnn.engine.ray.post import Post
@@ -107,7 +107,12 @@ def test_a_call_of_an_earlier_life_ends_with_it(folder: RunFolder) -> None:
     asyncio.run(story())
 
 
-def test_packed_weights_are_read_and_written_by_the_server(folder: RunFolder) -> None:
+@pytest.mark.parametrize("large", [0, 1 << 20])
+def test_packed_weights_are_read_and_written_by_the_server(
+    folder: RunFolder, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packers, "LARGE", large)
+
     async def story() -> None:
         actor = server(folder, exchange={"every": 4, "dtype": "int8"}, strategy="local-sgd")
         await actor.poll(FIRST)
@@ -122,6 +127,31 @@ def test_packed_weights_are_read_and_written_by_the_server(folder: RunFolder) ->
         assert isinstance(second.vector, Packed)
         weights = actor._server.coordinator.model.weights
         assert end.open(second).weights.tolist() == weights.tolist() == [127, 2, 0, 0]
+
+    asyncio.run(story())
+
+
+def test_what_takes_long_to_pack_holds_nobody_up(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    packing, packed, pack = threading.Event(), threading.Event(), ServerEnd.pack
+
+    def hold(end: ServerEnd, answer: Send) -> Letter[Send]:
+        packing.set()
+        assert packed.wait(10)
+        return pack(end, answer)
+
+    monkeypatch.setattr(packers, "LARGE", 0)
+    monkeypatch.setattr(ServerEnd, "pack", hold)
+
+    async def story() -> None:
+        actor = server(folder, exchange={"every": 4, "dtype": "int8"}, strategy="local-sgd")
+        await actor.poll(FIRST)
+        joining = asyncio.create_task(actor.join(0, 1000.0))
+        while not packing.is_set():
+            await asyncio.sleep(0)
+        assert (await actor.poll(FIRST)).status.workers[0].worker == 0
+        assert not joining.done()
+        packed.set()
+        assert isinstance(await joining, Letter)
 
     asyncio.run(story())
 
@@ -409,8 +439,12 @@ class Scout:
         own_loop.close()
 
 
+@pytest.mark.parametrize("large", [0, 1 << 20])
 @pytest.mark.parametrize("dtype", get_args(Dtype))
-def test_a_rehearsal_is_all_exchange_whoever_dies(dtype: Dtype, tmp_path: Path) -> None:
+def test_a_rehearsal_is_all_exchange_whoever_dies(
+    dtype: Dtype, large: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packers, "LARGE", large)
     desk, scout = DeskActor(2, FIRST, tmp_path), Scout(5)
     for _ in range(2):  # each begins anew
         scout.versions.clear()

@@ -96,25 +96,36 @@ class ServerEnd:
     def __init__(self, rule: Strategy, dtype: Dtype) -> None:
         self._dtype = _dtype(rule, dtype)
         self._adds_up = rule.pushes_differences
-        self._copies: dict[int, tuple[int, Vector | None]] = {}  # by worker, with its incarnation
+        self._copies: dict[tuple[int, int], Vector | None] = {}  # by worker and incarnation
+
+    @property
+    def packs(self) -> bool:
+        """Whether vectors change on their way."""
+        return self._dtype != "fp32"
 
     def changes(self, answer: Send) -> bool:
         """Whether an answer only says what changes in weights that the worker has already."""
-        return self._copies.get(answer.worker, (None, None))[0] == answer.incarnation
+        return (answer.worker, answer.incarnation) in self._copies
 
     def pack(self, answer: Send) -> Letter[Send]:
-        """Make an answer ready to travel; once for each answer, a worker's in order, different workers' at one time."""
+        """Make an answer ready to travel; once for each answer, a worker's in order.
+
+        Those of different workers may be packed at once, and one to a life that is over late.
+        """
         return Letter(replace(answer, weights=None), self._packed(answer))
 
     def _packed(self, answer: Send) -> Wire | None:
         weights = answer.weights
         if self._dtype == "fp32":
             return weights
-        incarnation, copy = self._copies.get(answer.worker, (-1, None))
-        if incarnation != answer.incarnation:
-            if incarnation < answer.incarnation:  # else that life is over, and nobody waits for the answer
-                self._copies[answer.worker] = answer.incarnation, None if weights is None else weights.copy()
+        life = answer.worker, answer.incarnation
+        if life not in self._copies:
+            for worker, incarnation in list(self._copies):  # to which others may add meanwhile
+                if worker == life[0] and incarnation < life[1]:
+                    self._copies.pop((worker, incarnation), None)
+            self._copies[life] = None if weights is None else weights.copy()
             return weights
+        copy = self._copies[life]
         if weights is None or copy is None:
             return None
         packed = encode(weights - copy, self._dtype)
@@ -126,8 +137,8 @@ class ServerEnd:
         if letter.vector is None:
             return letter.message
         delta = decode(letter.vector)
-        incarnation, copy = self._copies.get(letter.message.worker, (None, None))
-        if not self._adds_up and incarnation == letter.message.incarnation and copy is not None:
+        copy = self._copies.get((letter.message.worker, letter.message.incarnation))
+        if not self._adds_up and copy is not None:
             delta += copy
         return replace(letter.message, delta=delta)
 

@@ -1,7 +1,7 @@
 """Vectors in fewer bits: bf16, multiples of a block's scale in 8 or 4 bits, and 2 bits a weight.
 
-Arithmetic in blocks that fit into a core's cache, on the calling thread: the other cores are busy training. What is not
-finite stays so: with it, all of its block, but for bf16, where it stays alone.
+Arithmetic in blocks that fit into a core's cache, on the calling thread: other cores are busy training, or packing.
+What is not finite stays so: with it, all of its block, but for bf16, where it stays alone.
 """
 
 from __future__ import annotations

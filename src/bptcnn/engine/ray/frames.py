@@ -25,9 +25,10 @@ CONNECT_S = 5.0
 """How long either end waits for the other to say the first word."""
 
 SECRET_BYTES = 32
-"""What a worker says first; a server that knows it by heart answers with a welcome."""
+"""Of what a worker says first."""
 
 WELCOME = b"\x01"
+"""What a server says to whoever knows its secret."""
 
 HEAD = struct.Struct("!QQ")
 """The number of buffers, and the length of the pickle."""
@@ -84,10 +85,10 @@ def room(size: int) -> memoryview:
 
 
 def some(count: int) -> int:
-    """How much has arrived.
+    """How much was moved.
 
     Raises:
-        ConnectionError: nothing has, which means that the other end hung up.
+        ConnectionError: nothing was, which means that the other end hung up.
     """
     if not count:
         raise ConnectionError("the other end hung up")

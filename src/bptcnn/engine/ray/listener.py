@@ -11,9 +11,10 @@ import socket
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from math import ceil
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 
@@ -21,18 +22,17 @@ from bptcnn.engine.ray import frames
 from bptcnn.engine.ray.cluster import encrypts
 from bptcnn.engine.ray.frames import Address
 from bptcnn.errors import BptcnnError, ClusterError
+from bptcnn.inner.machine.hardware import num_cores
 
 LARGE = 4 << 20
-"""Bytes from which on threads move and pack them, beside the event loop; less is done when a thread is hardly awake."""
+"""Bytes from which on a thread moves them, beside the event loop; less is there when a thread is hardly awake."""
 
-FAST = 250e6
-"""Bytes/s of a link that is worth a thread: a slower one keeps it no longer, and leaves the rest to the loop."""
+FAST, STALL_MS = 250e6, 5
+"""Bytes/s of a link that is worth a thread: a slower one keeps it no longer, nor one on which nothing comes for so
+long. The rest is left to the loop."""
 
 RETRY_S = 0.1
 """Pause of a listener that could not take a connection in, for want of file descriptors, say."""
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 class Listener:
@@ -46,6 +46,7 @@ class Listener:
 
     def __init__(self, answer: Callable[[Any], Awaitable[Any]]) -> None:
         self._answer = answer
+        self._movers = ThreadPoolExecutor(2 * num_cores())
         self._address: Address | None = None
         self.lives: set[asyncio.Task[None]] = set()
         """One for whoever is connected, and one that waits for others; the loop itself would let them be collected."""
@@ -93,9 +94,26 @@ class Listener:
         count, length = frames.HEAD.unpack(await _read(connection, frames.HEAD.size))
         sizes = frames.sizes(await _read(connection, count * frames.SIZE.size))
         body = await _read(connection, length)
-        buffers = [await _read(connection, size) for size in sizes]
+        buffers = [await self._received(connection, size) for size in sizes]
         for part in await self._reply(body, buffers):
-            await _send(connection, part)
+            await self._send(connection, memoryview(part))
+
+    async def _received(self, connection: socket.socket, size: int) -> memoryview:
+        buffer = frames.room(size)
+        await _fill(connection, await self._moved(connection, select.POLLIN, connection.recv_into, buffer))
+        return buffer
+
+    async def _send(self, connection: socket.socket, part: memoryview) -> None:
+        rest = await self._moved(connection, select.POLLOUT, connection.send, part)
+        await asyncio.get_running_loop().sock_sendall(connection, rest)
+
+    async def _moved(
+        self, connection: socket.socket, event: int, move: Callable[[memoryview], int], buffer: memoryview
+    ) -> memoryview:
+        """Begin with what is large in a thread, which nobody may cancel; what is left to the loop."""
+        if len(buffer) < LARGE:
+            return buffer
+        return await asyncio.get_running_loop().run_in_executor(self._movers, _rush, connection, event, move, buffer)
 
     async def _reply(self, body: memoryview, buffers: list[memoryview]) -> list[Any]:
         try:
@@ -107,40 +125,16 @@ class Listener:
             return frames.packed(frames.Failed(error))
 
 
-async def beside(work: Callable[[A], B], what: A, num_bytes: int) -> B:
-    """Do a piece of work in a thread, if it would hold up the event loop for longer than a thread takes to wake.
-
-    Args:
-        work: what to do.
-        what: to do it with.
-        num_bytes: how much there is to go through.
-
-    Returns:
-        What it returns.
-    """
-    return await asyncio.to_thread(work, what) if num_bytes >= LARGE else work(what)
-
-
 async def _read(connection: socket.socket, size: int) -> memoryview:
-    loop, buffer = asyncio.get_running_loop(), frames.room(size)
-    rest = await _moved(connection, select.POLLIN, connection.recv_into, buffer)
-    while rest:
-        rest = rest[frames.some(await loop.sock_recv_into(connection, rest)) :]
+    buffer = frames.room(size)
+    await _fill(connection, buffer)
     return buffer
 
 
-async def _send(connection: socket.socket, part: bytes | memoryview) -> None:
-    rest = await _moved(connection, select.POLLOUT, connection.send, memoryview(part))
-    await asyncio.get_running_loop().sock_sendall(connection, rest)
-
-
-async def _moved(
-    connection: socket.socket, event: int, move: Callable[[memoryview], int], buffer: memoryview
-) -> memoryview:
-    """Begin with what is large in a thread; what is left to the loop."""
-    if len(buffer) < LARGE:
-        return buffer
-    return await asyncio.to_thread(_rush, connection, event, move, buffer)
+async def _fill(connection: socket.socket, rest: memoryview) -> None:
+    loop = asyncio.get_running_loop()
+    while rest:
+        rest = rest[frames.some(await loop.sock_recv_into(connection, rest)) :]
 
 
 def _rush(connection: socket.socket, event: int, move: Callable[[memoryview], int], rest: memoryview) -> memoryview:
@@ -152,5 +146,6 @@ def _rush(connection: socket.socket, event: int, move: Callable[[memoryview], in
         try:
             rest = rest[frames.some(move(rest)) :]
         except BlockingIOError:
-            ready.poll(ceil(1e3 * left_s))
+            if not ready.poll(min(STALL_MS, ceil(1e3 * left_s))):
+                break
     return rest

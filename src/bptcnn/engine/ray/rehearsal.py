@@ -20,9 +20,9 @@ from bptcnn.engine.journal import Journal
 from bptcnn.engine.packing import Letter, WorkerEnd
 from bptcnn.engine.ray.fate import die_with_parent
 from bptcnn.engine.ray.frames import Address
-from bptcnn.engine.ray.listener import Listener, beside
+from bptcnn.engine.ray.listener import Listener
+from bptcnn.engine.ray.packers import Packers
 from bptcnn.engine.server import Server
-from bptcnn.inner.machine.hardware import num_cores
 from bptcnn.outer import coordination
 from bptcnn.outer.messages import Pushed, Send, Vector, WorkerJoined
 from bptcnn.outer.rules import AsyncLocalSgd
@@ -77,11 +77,9 @@ class DeskActor:
         """
         if not isinstance(request, Letter):
             return request
-        push = await beside(self._end.open, request, self._weights.nbytes)
-        commands = self._server.handle(push, time.monotonic())
+        commands = self._server.handle(await self._end.open(request), time.monotonic())
         self._count += 1
-        answer = next(command for command in commands if isinstance(command, Send))
-        return await beside(self._end.pack, answer, self._weights.nbytes)
+        return await self._end.pack(next(command for command in commands if isinstance(command, Send)))
 
     async def rehearse(self, here: Any, dtype: Dtype, scouts: Sequence[Any]) -> float:
         """Let all push as fast as they can.
@@ -92,28 +90,26 @@ class DeskActor:
             scouts: handles of those who push.
 
         Returns:
-            How long an exchange keeps the server busy, seconds: processor time, so as not to count who waits for a
-            slow link. What threads do beside the event loop they do for several workers at a time.
+            Processor time that an exchange takes here, seconds: it does not count who waits for a slow link.
         """
-        first, began_s, began_here_s = self._open(dtype), time.process_time(), time.thread_time()
+        first, began_s = await self._open(dtype), time.process_time()
         calls = (scout.exchange.remote(here, dtype, first[worker]) for worker, scout in enumerate(scouts))
         await asyncio.gather(*calls, return_exceptions=True)
         self._journal.close()
-        here_s = time.thread_time() - began_here_s
-        beside_s = time.process_time() - began_s - here_s
-        return (here_s + beside_s / min(self._num_workers, num_cores())) / max(1, self._count)
+        return (time.process_time() - began_s) / max(1, self._count)
 
-    def _open(self, dtype: Dtype) -> dict[int, Letter[Send]]:
+    async def _open(self, dtype: Dtype) -> dict[int, Letter[Send]]:
         """Begin anew; each worker's first answer."""
         self._count = 0
         job = _rehearsed(self._num_workers, len(self._weights), dtype)
         coordinator = coordination.begin(job.setup(num_weights=len(self._weights), session=0), self._weights)
         self._journal = Journal(self._path / f"{dtype}.jsonl", self._path / dtype, time.time())
-        self._server, self._end = Server(coordinator, self._journal, save=lambda tree: None), job.server_end()
+        self._server = Server(coordinator, self._journal, save=lambda tree: None)
+        self._end = Packers(job.server_end(), self._weights.nbytes)
         now = time.monotonic()
         joined = [self._server.handle(WorkerJoined(worker, 1.0), now) for worker in range(self._num_workers)]
         sent = [command for commands in joined for command in commands if isinstance(command, Send)]
-        return {answer.worker: self._end.pack(answer) for answer in sent}
+        return {answer.worker: await self._end.pack(answer) for answer in sent}
 
 
 def exchange(

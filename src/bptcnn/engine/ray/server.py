@@ -17,7 +17,8 @@ from bptcnn.engine.packing import Letter, ServerEnd
 from bptcnn.engine.ray.calls import Calls
 from bptcnn.engine.ray.fate import die_with_parent
 from bptcnn.engine.ray.frames import Address
-from bptcnn.engine.ray.listener import Listener, beside
+from bptcnn.engine.ray.listener import Listener
+from bptcnn.engine.ray.packers import Packers
 from bptcnn.engine.ray.past import hold, look_back
 from bptcnn.engine.ray.ring import MeetingPoint
 from bptcnn.engine.ray.saves import Saves
@@ -87,7 +88,7 @@ class ServerActor:
         self._orders: list[Order] = []
         self._handles: dict[int, Any] = {}
         self._meeting_point = MeetingPoint()
-        self._end = ServerEnd(setup.strategy, setup.exchange.dtype)
+        self._end = Packers(ServerEnd(setup.strategy, setup.exchange.dtype), setup.sizes.full)
         self._listener = Listener(self.push)
 
     def _open(self, first: Vector) -> None:
@@ -142,8 +143,7 @@ class ServerActor:
         Returns:
             Weights and leases, once the merge is done and there is work.
         """
-        event = await beside(self._end.open, push, self._setup.sizes.full)
-        return await self._call(event.worker, event)
+        return await self._call(push.message.worker, await self._end.open(push))
 
     async def report(self, message: Reported, weights: Vector, *, waits: bool) -> Answer | None:
         """A worker among others with weights of their own tells its own.
@@ -261,7 +261,7 @@ class ServerActor:
         call = self._calls.begin(worker)
         self._dispatch(commands)
         answer = await call
-        return await beside(self._end.pack, answer, self._setup.sizes.full) if isinstance(answer, Send) else answer
+        return await self._end.pack(answer) if isinstance(answer, Send) else answer
 
     def _adopt(self, event: Evaluated) -> None:
         """Take in what the session before measured too late for its last checkpoint, if that checkpoint has it."""
