@@ -14,14 +14,14 @@ from torch.nn import functional
 from bptcnn.errors import UnsupportedError
 from bptcnn.inner.descent import Descent
 from bptcnn.inner.eager import Loss, Precision
-from bptcnn.inner.graph.layers import Dropout, Layer, Norm, products
+from bptcnn.inner.graph.layers import Dropout, Layer, Norm
 from bptcnn.inner.graph.reader import graph
 from bptcnn.inner.kernels.library import Library
 from bptcnn.inner.kernels.shape import Plane, Vectors
 from bptcnn.inner.lanes import Lanes, Table
 from bptcnn.inner.lowering.backward import Backward
 from bptcnn.inner.lowering.buffers import Buffers, Rows
-from bptcnn.inner.lowering.filters import Filters, beside_matrices
+from bptcnn.inner.lowering.filters import Filters, by_matrices
 from bptcnn.inner.lowering.forward import lower_forward
 from bptcnn.inner.lowering.loss import lower_loss
 from bptcnn.inner.lowering.program import Program
@@ -44,9 +44,6 @@ COSTS = {1: 1.0, 2: 1.15, 4: 1.4, 8: 2.2}
 
 FEWEST = 8
 """Samples of a batch from which on products of matrices pay, which take as long as those of a full block."""
-
-BESIDE = 0.25
-"""Part of all products that may be none of matrices: so many take as long as all others do."""
 
 
 class Compiled:
@@ -290,7 +287,7 @@ def vectors_for(layers: Sequence[Layer], precision: Precision, batch: int) -> Ve
         UnsupportedError: as for :func:`host_vectors`.
     """
     full = host_vectors(precision)
-    if full.matrices and batch >= FEWEST and beside_matrices(layers, full) <= BESIDE * products(layers):
+    if full.matrices and batch >= FEWEST and by_matrices(layers, full):
         return full
     return host_vectors(precision, batch)
 

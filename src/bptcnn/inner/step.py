@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from bptcnn.errors import UnsupportedError
-from bptcnn.inner.compiled import BESIDE, Compiled, vectors_for
+from bptcnn.inner.compiled import Compiled, vectors_for
 from bptcnn.inner.cuda import Graphed
 from bptcnn.inner.descent import SgdOptimizer
 from bptcnn.inner.eager import Eager, Loss, Precision
@@ -18,7 +18,7 @@ from bptcnn.inner.graph.layers import products
 from bptcnn.inner.graph.reader import graph
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.lanes import Lanes
-from bptcnn.inner.lowering.filters import beside_matrices
+from bptcnn.inner.lowering.filters import by_matrices
 from bptcnn.inner.machine.devices import device_of
 from bptcnn.inner.machine.hardware import num_cores
 from bptcnn.inner.machine.memory import keep_memory
@@ -134,9 +134,9 @@ def gradients(
     try:
         layers = graph(module, Plane(*images))
         vectors = vectors_for(layers, precision, batch_size)
-        if vectors.bf16 and host_simd().tiles and beside_matrices(layers, vectors) > BESIDE * products(layers):
-            if products(layers) * min(batch_size, FULL) >= MATRICES:
-                return None
+        wide = products(layers) * min(batch_size, FULL) >= MATRICES
+        if vectors.bf16 and host_simd().tiles and wide and not by_matrices(layers, vectors):
+            return None
         return Compiled(module, images, round(SPARE_ROOM * batch_size), Lanes(num_lanes), vectors)
     except UnsupportedError:
         return None

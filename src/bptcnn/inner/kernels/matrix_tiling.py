@@ -139,7 +139,9 @@ class WeightTile:
     rows: int
 
 
-def weight_tile_of(vectors: Vectors, window: Window, data: Plane, gradient: Plane) -> WeightTile | None:
+def weight_tile_of(
+    vectors: Vectors, window: Window, data: Plane, gradient: Plane, *, copied: bool = False
+) -> WeightTile | None:
     """How a gradient of weights is made; None where cores have no matrices, or it does not fill them.
 
     Args:
@@ -147,19 +149,23 @@ def weight_tile_of(vectors: Vectors, window: Window, data: Plane, gradient: Plan
         window: of the convolution.
         data: what it saw.
         gradient: of what it made.
+        copied: whether data is brought together, too, as what was unfolded is.
 
     Example:
         >>> vectors = Vectors(16, 32, bf16=True, matrices=True)
         >>> weight_tile_of(vectors, Window(3, 3, padding=1), Plane(16, 8, 8), Plane(64, 8, 8))
         WeightTile(ins=1, outs=2, rows=8)
+        >>> weight_tile_of(vectors, Window(1, 1), Plane(96, 24, 24), Plane(64, 24, 24), copied=True)
+        WeightTile(ins=2, outs=2, rows=1)
     """
     if not _filled(vectors, data, gradient) or gradient.area < FEW_AREAS:
         return None
-    row_bytes, sum_bytes = gradient.columns * SIDE * PLACE_BYTES, data.channels * window.rows * window.columns * 64
+    sum_bytes = data.channels * window.rows * window.columns * SIDE * 4
+    outs = 1 if gradient.channels % (2 * SIDE) or 2 * sum_bytes > MOST_BYTES else 2
+    row_bytes = gradient.columns * (outs * SIDE + (data.channels if copied else 0)) * PLACE_BYTES
     if max(row_bytes, sum_bytes) > MOST_BYTES:
         return None
-    outs = 1 if gradient.channels % (2 * SIDE) or 2 * sum_bytes > MOST_BYTES else 2
-    rows = max(1, min(gradient.rows, SCRATCH_BYTES // (outs * row_bytes)))
+    rows = max(1, min(gradient.rows, SCRATCH_BYTES // row_bytes))
     return WeightTile(1 if data.channels % (2 * SIDE) else 2, outs, rows)
 
 

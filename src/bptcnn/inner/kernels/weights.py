@@ -76,10 +76,9 @@ def backward_weight(
     Returns:
         Tiles of output channels: what the work can be divided by.
     """
-    plane, seen = unfolded(vectors, window, data, gradient), window
-    if plane:
-        seen = Window(1, 1)
-    if shape := weight_tile_of(vectors, seen, plane or data, gradient):
+    plane = unfolded(vectors, window, data, gradient)
+    seen = Window(1, 1) if plane else window
+    if shape := weight_tile_of(vectors, seen, plane or data, gradient, copied=plane is not None):
         whole = kernel_for(module, name, vectors)
         assert isinstance(whole, FullBf16Kernel)
         source = (Unfolded(whole, window, data), data) if plane else None

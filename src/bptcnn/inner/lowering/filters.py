@@ -140,16 +140,23 @@ def _shape(layer: Conv) -> tuple[int, int, int]:
     return layer.shape.channels, layer.data.channels, layer.window.rows * layer.window.columns
 
 
-def beside_matrices(layers: Sequence[Layer], vectors: Vectors) -> int:
-    """Multiplications of a forward pass that are no products of matrices, per sample.
+BESIDE = 0.25
+"""Part of all products that may be none of matrices: so many take as long as all others do."""
+
+
+def by_matrices(layers: Sequence[Layer], vectors: Vectors) -> bool:
+    """Whether most multiplications of a forward pass are products of matrices.
 
     Args:
         layers: the network.
         vectors: what kernels work on.
     """
-    return products([layer for layer in layers if isinstance(layer, Conv) and not _by_matrices(layer, vectors)])
+    convs = [layer for layer in layers if isinstance(layer, Conv)]
+    others = [layer for layer in convs if not _fills(layer, vectors)]
+    return products(others) <= BESIDE * products(convs)
 
 
-def _by_matrices(layer: Conv, vectors: Vectors) -> bool:
+def _fills(layer: Conv, vectors: Vectors) -> bool:
+    """Whether a layer's channels fill matrices."""
     way = _forward(layer, vectors)
     return way is not None and way.emit is tables.for_matrices_forward
