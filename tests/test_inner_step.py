@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -73,6 +74,18 @@ def test_the_fastest_candidate_wins_and_the_reason_is_said(promising: int, monke
     assert list(dict.fromkeys(calls)) == [("near", 8), ("far", 8), ("promising", 32), ("near", 32)]
     # Each after one step to warm up, for a third of the time.
     assert calls.count(("far", 8)) == 1 + 10
+
+
+def test_what_was_disturbed_while_it_was_measured_has_another_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bptcnn.inner.plan.SMALL", 1)
+    clock, calls = Clock(), []
+    quiet, near = (candidate(clock, speed, calls, "any") for speed in (320, 280))
+    disturbed = candidate(clock, 100, calls, "any")
+    chances = iter([disturbed, quiet])
+    makers: dict[str, Callable[[], Gradients]] = {"promising": lambda: next(chances), "near": lambda: near}
+    made, winner = plan(nn.Identity(), (IMAGES, LABELS), functional.cross_entropy, makers, budget_s=3.0, clock=clock)
+    assert (made.winner, winner) == ("promising", quiet)
+    assert [row.samples_per_s for row in made.rows] == [320, 280]
 
 
 def test_a_small_batch_is_tried_as_a_whole() -> None:
