@@ -18,6 +18,7 @@ from bptcnn.inner.compiled import Compiled, vectors_for
 from bptcnn.inner.cuda import Graphed
 from bptcnn.inner.eager import Eager, Loss, Precision
 from bptcnn.inner.graph.reader import graph
+from bptcnn.inner.kernels import store
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.lanes import Lanes
 from bptcnn.inner.machine.devices import device_of
@@ -237,7 +238,16 @@ def remembered(
     ways, device = candidates(module, batch, loss, precision, lanes), device_of(module)
     gpu = (torch.cuda.get_device_name(device),) if device.type == "cuda" else ()
     threads = torch.get_num_threads()
-    parts = fingerprint(), *gpu, str(module), tuple(batch[0].shape), precision, lanes.num_lanes, threads
+    parts = (
+        fingerprint(),
+        store.sources(),
+        *gpu,
+        str(module),
+        tuple(batch[0].shape),
+        precision,
+        lanes.num_lanes,
+        threads,
+    )
     known = None if again else cache.load(*parts)
     if known is not None and known.get("winner") in ways:
         try:

@@ -72,10 +72,14 @@ def _depends_on(kernel: str) -> list[str]:
     return [kernel, *_here()]
 
 
+def sources() -> str:
+    """A digest of all that emits and links, so that no change of it needs a new number."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
 @cache
 def _here() -> tuple[str, ...]:
-    """Cores and compiler; and a digest of all that emits and links, so that no change of it needs a new number."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    sources = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-    versions = f"bptcnn {version('bptcnn')}", f"llvmlite {llvmlite.__version__}"
-    return platform.machine(), processor.name(), " ".join(sorted(processor.features())), *versions, f"sources {sources}"
+    """Cores, compiler, and what is given to it."""
+    features, versions = " ".join(sorted(processor.features())), (version("bptcnn"), llvmlite.__version__)
+    return platform.machine(), processor.name(), features, *versions, sources()
