@@ -24,8 +24,9 @@ from torch.nn import functional
 
 import bptcnn
 from bptcnn.config import compose
-from bptcnn.inner.compiled import Compiled, host_vectors
+from bptcnn.inner.compiled import Compiled
 from bptcnn.inner.lanes import Lanes
+from bptcnn.inner.layout import host_vectors
 from bptcnn.models import FlatModel, ModelConfig, build, freeze
 
 FROZEN = {"resnet8": ("0.*", "1.0.*"), "lenet5": ("0.*",)}

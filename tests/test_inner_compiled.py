@@ -15,13 +15,14 @@ from torch.nn import functional
 
 from bptcnn.errors import UnsupportedError
 from bptcnn.inner.account import BARS, LastStep, account
-from bptcnn.inner.compiled import Compiled, host_vectors
+from bptcnn.inner.compiled import Compiled
 from bptcnn.inner.eager import Eager
 from bptcnn.inner.graph.layers import Dropout
 from bptcnn.inner.graph.reader import graph
 from bptcnn.inner.kernels import library
 from bptcnn.inner.kernels.shape import Plane, Vectors
 from bptcnn.inner.lanes import Lanes
+from bptcnn.inner.layout import host_vectors
 from bptcnn.inner.machine.processor import Simd
 from bptcnn.inner.machine.threads import one_thread
 from bptcnn.inner.plan import Gradients
@@ -63,7 +64,7 @@ def branches(shape: Shape, num_classes: int) -> nn.Module:
 
 
 def test_channels_share_a_register_where_samples_fill_it_badly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bptcnn.inner.compiled.host_simd", lambda: Simd(16, 32, bf16=True))
+    monkeypatch.setattr("bptcnn.inner.layout.host_simd", lambda: Simd(16, 32, bf16=True))
     chosen = {batch: host_vectors("fp32", batch).width for batch in (128, 32, 20, 16, 8, 7, 4, 2, 1)}
     assert chosen == {128: 16, 32: 16, 20: 8, 16: 16, 8: 8, 7: 8, 4: 4, 2: 2, 1: 2}
     chosen = {batch: host_vectors("bf16", batch).width for batch in (128, 64, 40, 16, 8, 7, 4, 1)}
@@ -448,9 +449,9 @@ def test_dropout_keeps_its_share_scales_it_and_differs_by_sample_and_step(vector
 
 
 def test_blocks_hold_what_the_cores_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bptcnn.inner.compiled.host_simd", lambda: Simd(16, 32, bf16=True))
+    monkeypatch.setattr("bptcnn.inner.layout.host_simd", lambda: Simd(16, 32, bf16=True))
     assert (host_vectors("fp32"), host_vectors("bf16")) == (Vectors(16, 32), BF16)
-    monkeypatch.setattr("bptcnn.inner.compiled.host_simd", lambda: Simd(16, 32, bf16=False))
+    monkeypatch.setattr("bptcnn.inner.layout.host_simd", lambda: Simd(16, 32, bf16=False))
     assert host_vectors("fp32") == Vectors(16, 32)
     with pytest.raises(UnsupportedError, match=r"no products of bfloat16"):
         host_vectors("bf16")

@@ -22,7 +22,7 @@ from blocks import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bptcnn.inner.kernels import tables
+from bptcnn.inner.kernels import matrix_tables, tables
 from bptcnn.inner.kernels.shape import Vectors
 from bptcnn.inner.machine.processor import host_simd
 
@@ -100,7 +100,7 @@ def test_tables_of_matrices_hold_each_weight_once_and_zeros(
     forward: bool, rows: int, count: int, size: int, depth: int
 ) -> None:
     weight = drawn(3, *((rows, count) if forward else (count, rows)), size)
-    bench, emit = Bench(MATRICES), tables.for_matrices_forward if forward else tables.for_matrices_backward
+    bench, emit = Bench(MATRICES), matrix_tables.forward if forward else matrix_tables.backward
     expected = bits(matrices(weight, 1 if forward else 0, depth))
     name, _ = bench.emit(emit, *weight.shape, depth)
     table, source = bench.block(*expected.shape), bench.copied(weight)

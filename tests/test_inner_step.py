@@ -189,7 +189,7 @@ def test_bf16_is_left_to_pytorch_only_where_no_core_multiplies_it(
     monkeypatch.setenv("BPTCNN_CACHE", str(tmp_path))  # of a machine that is another one in half of the cases
     monkeypatch.setattr("bptcnn.inner.plan.BUDGET_S", 0.2)
     if not multiplied:
-        monkeypatch.setattr("bptcnn.inner.compiled.host_simd", lambda: Simd(16, 32, bf16=False))
+        monkeypatch.setattr("bptcnn.inner.layout.host_simd", lambda: Simd(16, 32, bf16=False))
     network = lenet()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     step = TrainStep(network, functional.cross_entropy, optimizer, (IMAGES, LABELS), precision="bf16", num_lanes=1)
@@ -207,7 +207,7 @@ def test_workers_compile_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(gradients(lenet(), (1, 12, 12), 32, "fp32", 1), Compiled)
     assert isinstance(gradients(lenet(), (1, 12, 12), 1, "fp32", 1), Compiled)
     assert gradients(nn.Sequential(nn.Flatten(), nn.Linear(144, 4), nn.GELU()), (1, 12, 12), 32, "fp32", 1) is None
-    monkeypatch.setattr("bptcnn.inner.compiled.host_simd", lambda: Simd(16, 32, bf16=False))
+    monkeypatch.setattr("bptcnn.inner.layout.host_simd", lambda: Simd(16, 32, bf16=False))
     assert gradients(lenet(), (1, 12, 12), 32, "bf16", 1) is None
 
 
@@ -222,7 +222,7 @@ def test_wide_networks_are_left_to_pytorch_where_only_it_may_multiply_matrices(
     images = (1, 28, 28) if model == "lenet5" else (3, 32, 32)
     network = MODELS[model](images, 10)
     monkeypatch.setattr("bptcnn.inner.step.host_simd", lambda: Simd(16, 32, bf16=True, tiles=True))
-    monkeypatch.setattr("bptcnn.inner.compiled.granted", lambda: False)
+    monkeypatch.setattr("bptcnn.inner.layout.granted", lambda: False)
     assert (gradients(network, images, batch_size, "bf16", 1) is not None) is compiles
     assert isinstance(gradients(network, images, batch_size, "fp32", 1), Compiled)
 

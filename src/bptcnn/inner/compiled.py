@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,37 +12,26 @@ from torch.nn import functional
 
 from bptcnn.errors import UnsupportedError
 from bptcnn.inner.descent import Descent
-from bptcnn.inner.eager import Loss, Precision
-from bptcnn.inner.graph.layers import Dropout, Layer, Norm
+from bptcnn.inner.eager import Loss
+from bptcnn.inner.graph.layers import Dropout, Norm
 from bptcnn.inner.graph.reader import graph
 from bptcnn.inner.kernels.library import Library
 from bptcnn.inner.kernels.shape import Plane, Vectors
 from bptcnn.inner.lanes import Lanes, Table
+from bptcnn.inner.layout import host_vectors
 from bptcnn.inner.lowering.backward import Backward
 from bptcnn.inner.lowering.buffers import Buffers, Rows
-from bptcnn.inner.lowering.filters import Filters, by_matrices
+from bptcnn.inner.lowering.filters import Filters
 from bptcnn.inner.lowering.forward import lower_forward
 from bptcnn.inner.lowering.loss import lower_loss
 from bptcnn.inner.lowering.program import Program
 from bptcnn.inner.lowering.writer import Writer
-from bptcnn.inner.machine.matrices import granted
-from bptcnn.inner.machine.processor import host_simd
 from bptcnn.inner.machine.threads import one_thread
 from bptcnn.inner.tasks.active import ActiveLanes
 from bptcnn.inner.tasks.dag import Kind, seconds_of
 
 FLOPS_PER_S, BYTES_PER_S = 1e11, 1e10
 """A core's speed as far as it decides which task comes first."""
-
-MANY = 1 << 10
-"""Samples of a batch that fills any register."""
-
-COSTS = {1: 1.0, 2: 1.15, 4: 1.4, 8: 2.2}
-"""Time of a sample when so many channels share a register, about, where samples fill the rest."""
-
-
-FEWEST = 8
-"""Samples of a batch from which on products of matrices pay, which take as long as those of a full block."""
 
 
 class Compiled:
@@ -252,44 +240,6 @@ class Pass:
 
     program: Program
     table: Table
-
-
-def host_vectors(precision: Precision, batch: int = MANY) -> Vectors:
-    """What blocks look like in this machine's registers.
-
-    Args:
-        precision: of the numbers between the layers.
-        batch: usual samples of a step.
-
-    Returns:
-        Several channels share a register where samples would fill it badly.
-
-    Raises:
-        UnsupportedError: its cores can't multiply such numbers.
-    """
-    simd, bf16 = host_simd(), precision == "bf16"
-    if bf16 and not simd.bf16:
-        raise UnsupportedError("the cores of this machine have no products of bfloat16 (AVX512-BF16)")
-    kinds = [Vectors(simd.width, simd.registers, bf16, count) for count in COSTS if count <= simd.width]
-    best = min(kinds, key=lambda kind: -(-batch // kind.width) * kind.width * COSTS[kind.channels])
-    return replace(best, matrices=bf16 and best.channels == 1 and simd.tiles and granted())
-
-
-def vectors_for(layers: Sequence[Layer], precision: Precision, batch: int) -> Vectors:
-    """What blocks look like for a network: full ones, where cores multiply matrices and most of its channels fill them.
-
-    Args:
-        layers: the network.
-        precision: of the numbers between the layers.
-        batch: usual samples of a step.
-
-    Raises:
-        UnsupportedError: as for :func:`host_vectors`.
-    """
-    full = host_vectors(precision)
-    if full.matrices and batch >= FEWEST and by_matrices(layers, full):
-        return full
-    return host_vectors(precision, batch)
 
 
 def _is_cross_entropy(loss: Loss) -> bool:

@@ -14,13 +14,14 @@ from torch import nn
 
 from bptcnn.errors import UnsupportedError
 from bptcnn.inner import cache
-from bptcnn.inner.compiled import Compiled, vectors_for
+from bptcnn.inner.compiled import Compiled
 from bptcnn.inner.cuda import Graphed
 from bptcnn.inner.eager import Eager, Loss, Precision
 from bptcnn.inner.graph.reader import graph
 from bptcnn.inner.kernels import store
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.lanes import Lanes
+from bptcnn.inner.layout import vectors_for
 from bptcnn.inner.machine.devices import device_of
 from bptcnn.inner.machine.hardware import fingerprint
 from bptcnn.inner.machine.memory import give_memory_back

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from bptcnn.errors import UnsupportedError
-from bptcnn.inner.compiled import Compiled, vectors_for
+from bptcnn.inner.compiled import Compiled
 from bptcnn.inner.cuda import Graphed
 from bptcnn.inner.descent import SgdOptimizer
 from bptcnn.inner.eager import Eager, Loss, Precision
@@ -18,6 +18,7 @@ from bptcnn.inner.graph.layers import products
 from bptcnn.inner.graph.reader import graph
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.lanes import Lanes
+from bptcnn.inner.layout import vectors_for
 from bptcnn.inner.lowering.filters import by_matrices
 from bptcnn.inner.machine.devices import device_of
 from bptcnn.inner.machine.hardware import num_cores

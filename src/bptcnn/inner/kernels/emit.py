@@ -141,7 +141,12 @@ class Function:
         return builder.select(builder.icmp_signed(">", value, I64(high)), I64(high), value)
 
     def least(self, one: Value, other: Value) -> Value:
-        """The smaller of two int64."""
+        """The smaller of two numbers.
+
+        Args:
+            one: an int64.
+            other: another.
+        """
         return self.builder.select(self.builder.icmp_signed("<", one, other), one, other)
 
     def rounded_up(self, value: Value, divisor: int, high: int) -> Value:

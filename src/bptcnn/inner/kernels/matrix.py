@@ -64,15 +64,33 @@ class Matrices:
         self._call("tileloadd64", I8(total), pointer, I64(apart))
 
     def store(self, total: int, pointer: Value, apart: int) -> None:
-        """Write a sum; see :meth:`load`."""
+        """Write a sum.
+
+        Args:
+            total: which sum.
+            pointer: of its first row.
+            apart: bytes from one row to the next.
+        """
         self._call("tilestored64", I8(total), pointer, I64(apart))
 
     def take_first(self, one: int, pointer: Value, apart: int) -> None:
-        """Read a first factor; see :meth:`load`."""
+        """Read a first factor.
+
+        Args:
+            one: which first factor.
+            pointer: of its first row.
+            apart: bytes from one row to the next.
+        """
         self._call("tileloadd64", I8(SUMS + one), pointer, I64(apart))
 
     def take_second(self, other: int, pointer: Value, apart: int) -> None:
-        """Read a second factor; see :meth:`load`."""
+        """Read a second factor.
+
+        Args:
+            other: which second factor.
+            pointer: of its first row.
+            apart: bytes from one row to the next.
+        """
         self._call("tileloadd64", I8(SUMS + FACTORS + other), pointer, I64(apart))
 
     def multiply(self, total: int, one: int, other: int) -> None:

@@ -54,7 +54,18 @@ class Pointers:
 
 
 def rows_seen(kernel: Kernel, down: Taps, direction: int, row: Value, rows: int) -> tuple[Value, Value]:
-    """The taps that meet rows of the data: first, and one past the last."""
+    """The taps that meet rows of the data.
+
+    Args:
+        kernel: in which they are counted.
+        down: the filter's rows, of one phase.
+        direction: 1 if offsets grow from tap to tap, else -1.
+        row: of the data, where an output's offsets begin.
+        rows: of the data.
+
+    Returns:
+        The first, and one past the last.
+    """
     from_top = kernel.builder.add(row, I64(down.offsets[0]))
     count = len(down.places)
     if direction > 0:  # row + offset + t in [0, rows)

@@ -15,8 +15,8 @@ from llvmlite import ir
 
 from bptcnn.inner.kernels.bf16 import BF16, I16
 from bptcnn.inner.kernels.emit import F32, I32, I64, Function, Value
-from bptcnn.inner.kernels.shape import SIDE, Vectors, tiles
-from bptcnn.inner.kernels.shuffles import filled, part, shuffled, square
+from bptcnn.inner.kernels.shape import Vectors, tiles
+from bptcnn.inner.kernels.shuffles import filled, shuffled, square
 
 CHUNK = 16
 """Pairs made at once."""
@@ -100,7 +100,7 @@ def _chunk(function: Function, one: Value, other: Value | None, target: Value, s
             return filled(numbers, 0.0)
         return function.builder.load(function.at(pointer, start), typ=numbers, align=4)
 
-    pairs = _paired(function, those(one), those(other))
+    pairs = paired(function, those(one), those(other))
     function.builder.store(pairs, function.at(target, start, kind=I32), align=4)
 
 
@@ -136,82 +136,6 @@ def for_groups_backward(module: ir.Module, name: str, vectors: Vectors, outs: in
         size: of the filter.
     """
     _fill(_Source(Function(module, name), vectors, rows=(ins, size), channels=(outs, ins * size), size=size))
-
-
-def for_matrices_forward(module: ir.Module, name: str, _: Vectors, outs: int, ins: int, size: int, depth: int) -> None:
-    """Emit ``table[m, t, g, o, i] = w[16 m + o, g depth + i, t]`` as bfloat16: matrices [16, depth].
-
-    Arguments of the kernel: weights [outs, ins, size], table, first sixteen of output channels, one past the last.
-
-    Args:
-        module: gets the kernel.
-        name: of the kernel.
-        outs: output channels.
-        ins: input channels.
-        size: of the filter.
-        depth: columns of a matrix.
-    """
-    _matrices(Function(module, name), ins * size, (ins, size), size, depth)
-
-
-def for_matrices_backward(module: ir.Module, name: str, _: Vectors, outs: int, ins: int, size: int, depth: int) -> None:
-    """Emit ``table[m, t, g, i, o] = w[g depth + o, 16 m + i, t]`` as bfloat16: matrices [16, depth].
-
-    Arguments of the kernel: weights [outs, ins, size], table, first sixteen of input channels, one past the last.
-
-    Args:
-        module: gets the kernel.
-        name: of the kernel.
-        outs: output channels.
-        ins: input channels.
-        size: of the filter.
-        depth: columns of a matrix.
-    """
-    _matrices(Function(module, name), size, (outs, ins * size), size, depth)
-
-
-def _matrices(function: Function, row_span: int, channels: tuple[int, int], size: int, depth: int) -> None:
-    """Matrices of 16 rows, so far apart, by so many of the channels that are summed up; zeros fill the last."""
-    (count, span), builder, pairs = channels, function.builder, depth // 2
-    weights, table, groups = function.argument(0), function.argument(1), tiles(count, depth)
-
-    def fill(tile: Value, tap: Value, group: Value, there: int) -> None:
-        with function.loop(SIDE) as row:
-            source = function.at(weights, (tile, SIDE * row_span), (row, row_span), (group, depth * span), tap)
-            one, other = (
-                _each(function, function.at(source, which * span), 2 * span, (there + 1 - which) // 2)
-                for which in (0, 1)
-            )
-            entry = part(builder, _paired(function, one, other), 0, depth)
-            near = (
-                (tile, size * groups * SIDE * pairs),
-                (tap, groups * SIDE * pairs),
-                (group, SIDE * pairs),
-                (row, pairs),
-            )
-            builder.store(entry, function.at(table, *near, kind=I32), align=4)
-
-    with function.loop(function.number(3), function.number(2)) as tile, function.loop(size) as tap:
-        if count >= depth:
-            with function.loop(count // depth) as group:
-                fill(tile, tap, group, depth)
-        if count % depth:
-            fill(tile, tap, I64(count // depth), count % depth)
-    function.finish()
-
-
-def _each(function: Function, first: Value, span: int, count: int) -> Value:
-    """So many numbers that lie so far apart, and zeros up to 16."""
-    numbers, places, lanes = ir.VectorType(F32, 16), ir.VectorType(I32, 16), ir.VectorType(ir.IntType(1), 16)
-    return function.instruction(
-        "llvm.x86.avx512.mask.gather.dps.512",
-        numbers,
-        filled(numbers, 0.0),
-        first,
-        ir.Constant(places, [span * place for place in range(16)]),
-        ir.Constant(lanes, [int(place < count) for place in range(16)]),
-        I32(4),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +195,7 @@ def _in_squares(source: _Source, group: Value) -> None:
             for column, numbers in enumerate(zip(*squares, strict=True)):
                 if place + column < source.size:
                     near = (group, source.size * count), (I64(place + column), count), row
-                    entry = numbers[0] if source.depth == 1 else _paired(function, *numbers)
+                    entry = numbers[0] if source.depth == 1 else paired(function, *numbers)
                     function.builder.store(entry, function.at(function.argument(1), *near), align=4)
 
 
@@ -298,8 +222,14 @@ def _one_by_one(source: _Source, group: Value) -> None:
         builder.store(entry, function.at(table, (group, source.size * count), (place, count), row))
 
 
-def _paired(function: Function, one: Value, other: Value) -> Value:
-    """Float32 numbers of two vectors as pairs of bfloat16 numbers."""
+def paired(function: Function, one: Value, other: Value) -> Value:
+    """Float32 numbers of two vectors as pairs of bfloat16 numbers.
+
+    Args:
+        function: in which they are made.
+        one: the first of each pair.
+        other: the second.
+    """
     count = one.type.count
     low, high = (
         function.builder.bitcast(function.builder.fptrunc(each, ir.VectorType(BF16, count)), ir.VectorType(I16, count))

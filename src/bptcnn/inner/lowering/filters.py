@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bptcnn.inner.graph.layers import Conv, Layer, products, trained_values
-from bptcnn.inner.kernels import tables
+from bptcnn.inner.kernels import matrix_tables, tables
 from bptcnn.inner.kernels.matrix_tiling import tile_of, unfolded
 from bptcnn.inner.kernels.shape import SIDE, Vectors, backward_taps, forward_taps, tiles
 from bptcnn.inner.kernels.tiling import grouped
@@ -111,10 +111,10 @@ def _forward(layer: Conv, vectors: Vectors) -> _Way | None:
     (outs, ins, size), window = _shape(layer), layer.window
     if plane := unfolded(vectors, window, layer.data, layer.shape):
         depth, table = 2 * SIDE, Rows(1, outs * plane.channels // 2)
-        return _Way(tables.for_matrices_forward, (outs, ins * size, 1, depth), outs // SIDE, table)
+        return _Way(matrix_tables.forward, (outs, ins * size, 1, depth), outs // SIDE, table)
     if tile := tile_of(vectors, forward_taps(window.rows, window.stride, window.padding), layer.data, layer.shape):
         table = Rows(1, outs * ins * size // 2)
-        return _Way(tables.for_matrices_forward, (outs, ins, size, tile.depth), outs // SIDE, table)
+        return _Way(matrix_tables.forward, (outs, ins, size, tile.depth), outs // SIDE, table)
     pairs = tiles(ins, vectors.parts)
     table, shape = Rows(1, outs * pairs * size), (outs, ins, size)
     if grouped(vectors, layer.shape):
@@ -127,7 +127,7 @@ def _backward(layer: Conv, vectors: Vectors) -> _Way | None:
     (outs, ins, size), window = _shape(layer), layer.window
     if tile := tile_of(vectors, backward_taps(window.rows, window.stride, window.padding), layer.shape, layer.data):
         table = Rows(1, outs * ins * size // 2)
-        return _Way(tables.for_matrices_backward, (outs, ins, size, tile.depth), ins // SIDE, table)
+        return _Way(matrix_tables.backward, (outs, ins, size, tile.depth), ins // SIDE, table)
     pairs = tiles(outs, vectors.parts)
     table, shape = Rows(1, pairs * ins * size), (outs, ins, size)
     if grouped(vectors, layer.data):
@@ -159,4 +159,4 @@ def by_matrices(layers: Sequence[Layer], vectors: Vectors) -> bool:
 def _fills(layer: Conv, vectors: Vectors) -> bool:
     """Whether a layer's channels fill matrices."""
     way = _forward(layer, vectors)
-    return way is not None and way.emit is tables.for_matrices_forward
+    return way is not None and way.emit is matrix_tables.forward
