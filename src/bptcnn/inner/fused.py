@@ -1,4 +1,4 @@
-"""A user's optimizer on a GPU: the same rule and state, in one kernel."""
+"""A user's optimizer: the same rule and state, in one kernel."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from bptcnn.inner.descent import is_watched
 UNUSUAL = ("maximize", "differentiable", "capturable")
 """Options of an optimizer that somebody chose with care."""
 
+KNOWN = ("cpu", "cuda")
+"""Kinds of devices with such kernels."""
+
 
 def fuse(optimizer: torch.optim.Optimizer) -> bool:
-    """Let an optimizer of PyTorch move all weights on a GPU in one kernel.
+    """Let an optimizer of PyTorch move all weights in one kernel.
 
     By default it goes through all weights once for each operation of its rule. Left alone is whatever somebody chose
-    with care: hooks, classes of their own, options such as ``foreach``, weights elsewhere.
+    with care: hooks, classes of their own, options such as ``foreach``, weights on neither CPU nor GPU.
 
     Args:
         optimizer: may be anything.
@@ -25,8 +28,9 @@ def fuse(optimizer: torch.optim.Optimizer) -> bool:
         Whether it was changed.
 
     Example:
-        >>> fuse(torch.optim.SGD([torch.zeros(2, requires_grad=True)]))
-        False
+        >>> weights = [torch.zeros(2, requires_grad=True)]
+        >>> fuse(torch.optim.SGD(weights)), fuse(torch.optim.SGD(weights, foreach=True))
+        (True, False)
     """
     if type(optimizer) not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW) or is_watched(optimizer):
         return False
@@ -49,15 +53,11 @@ def _is_plain(group: dict[str, Any]) -> bool:
 
 
 def _can_be_fused(weight: torch.Tensor, state: dict[str, Any]) -> bool:
-    """Whether it is on a GPU, and weight, gradient and state lie alike: the kernel goes through them side by side."""
+    """Whether there is a kernel for it, and weight, gradient and state lie alike: it goes through them at once."""
     tensors = (weight.grad, *state.values())
     alike = all(
         tensor.stride() == weight.stride()
         for tensor in tensors
         if isinstance(tensor, torch.Tensor) and tensor.shape == weight.shape
     )
-    return _on_gpu(weight) and weight.is_floating_point() and alike
-
-
-def _on_gpu(weight: torch.Tensor) -> bool:
-    return weight.is_cuda
+    return weight.device.type in KNOWN and weight.is_floating_point() and alike

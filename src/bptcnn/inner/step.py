@@ -42,7 +42,7 @@ class TrainStep:
     is not possible, or not faster, PyTorch does it. The result is the same up to float32 rounding.
 
     A network on a GPU is trained by PyTorch's kernels, recorded as a CUDA graph where that is faster, and batches are
-    moved there; SGD, Adam and AdamW get ``fused=True`` unless their options say otherwise.
+    moved there. SGD, Adam and AdamW get ``fused=True`` unless their options say otherwise.
 
     Args:
         model: the network, where it is to train, weights float32.
