@@ -19,7 +19,6 @@ MANY = 1 << 10
 COSTS = {1: 1.0, 2: 1.15, 4: 1.4, 8: 2.2}
 """Time of a sample when so many channels share a register, about, where samples fill the rest."""
 
-
 FEWEST = 8
 """Samples of a batch from which on products of matrices pay, which take as long as those of a full block."""
 

@@ -21,7 +21,7 @@ from bptcnn.inner.kernels.shuffles import filled, square
 from bptcnn.inner.kernels.vectors import Kernel
 
 MANY_AREAS = 128
-"""Areas of a map from which on sums end with some of its rows, and are added up."""
+"""Areas of a map from which on sums end with a block, or with some of its rows, and are added up."""
 
 PAIRS = 16
 """Of samples in a block: rows of a second factor."""

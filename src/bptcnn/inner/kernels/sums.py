@@ -26,7 +26,10 @@ class Epilogue:
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """``out[o] = sum over i and t of weights[o out_span + i in_span + t tap_span] data[i]``, i one or two channels."""
+    """``out[o] = sum over i and t of weights[o out_span + i in_span + t tap_span] data[i]``, i one or two channels.
+
+    Products of matrices take their weights from tables of their own, whatever the spans.
+    """
 
     data: Plane
     out: Plane

@@ -17,7 +17,7 @@ from bptcnn.inner.kernels.errors import Gathered, InPlace
 from bptcnn.inner.kernels.kinds import kernel_for
 from bptcnn.inner.kernels.matrix_tiling import unfolded, weight_tile_of
 from bptcnn.inner.kernels.matrix_unfold import Unfolded
-from bptcnn.inner.kernels.matrix_weights import MatrixGradient
+from bptcnn.inner.kernels.matrix_weights import MANY_AREAS, MatrixGradient
 from bptcnn.inner.kernels.shape import SIDE, Plane, Vectors, Window, alike, forward_taps
 from bptcnn.inner.kernels.tiling import weight_group, weight_tile
 from bptcnn.inner.kernels.vectors import Kernel
@@ -128,10 +128,6 @@ def _by_matrices(kernel: Kernel, products: MatrixGradient, problem: _Problem, ch
     products.release()
     kernel.finish()
     return problem.gradient.channels // channels
-
-
-MANY_AREAS = 128
-"""Areas of a map from which on each block's sums are added to the gradient on their own."""
 
 
 def _tile(
