@@ -36,6 +36,9 @@ BF16_GROUPS = tuple(Vectors(16, 32, bf16=True, channels=count) for count in (8, 
 
 MATRICES = Vectors(16, 32, bf16=True, matrices=True)
 
+NARROW = tuple(Vectors(16, 32, bf16=True, channels=count, matrices=True) for count in (8, 4, 2))
+"""Several columns in a matrix, each of few samples."""
+
 HAS_MATRICES = host_simd().tiles and granted()
 
 needs_matrices = pytest.mark.skipif(not HAS_MATRICES, reason="no products of matrices: LLVM would end the process")
@@ -44,13 +47,13 @@ needs_bf16 = pytest.mark.skipif(not host_simd().bf16, reason="no products of bfl
 
 IF_BF16, IF_BF16_GROUPS = (pytest.param(kind, marks=needs_bf16) for kind in (BF16, BF16_GROUPS[0]))
 
-IF_MATRICES = pytest.param(MATRICES, marks=needs_matrices)
+IF_MATRICES, IF_NARROW = (pytest.param(kind, marks=needs_matrices) for kind in (MATRICES, NARROW[0]))
 
 HERE = (
     *KINDS,
     GROUPS[0],
     *((BF16, BF16_GROUPS[0]) if host_simd().bf16 else ()),
-    *((MATRICES,) if HAS_MATRICES else ()),
+    *((MATRICES, *NARROW) if HAS_MATRICES else ()),
 )
 """All that this machine runs."""
 

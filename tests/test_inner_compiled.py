@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from blocks import BF16, GROUPS, IF_BF16, IF_BF16_GROUPS, IF_MATRICES, needs_bf16, tolerance
+from blocks import BF16, GROUPS, IF_BF16, IF_BF16_GROUPS, IF_MATRICES, IF_NARROW, needs_bf16, tolerance
 from torch import nn
 from torch.nn import functional
 
@@ -22,7 +22,7 @@ from bptcnn.inner.graph.reader import graph
 from bptcnn.inner.kernels import library
 from bptcnn.inner.kernels.shape import Plane, Vectors
 from bptcnn.inner.lanes import Lanes
-from bptcnn.inner.layout import host_vectors
+from bptcnn.inner.layout import host_vectors, vectors_for
 from bptcnn.inner.machine.processor import Simd
 from bptcnn.inner.machine.threads import one_thread
 from bptcnn.inner.plan import Gradients
@@ -34,7 +34,9 @@ Shape = tuple[int, int, int]
 LANES = Lanes(2)
 
 each_precision = pytest.mark.parametrize(
-    "vectors", [host_vectors("fp32"), IF_BF16, IF_MATRICES], ids=["fp32", "bf16", "matrices"]
+    "vectors",
+    [host_vectors("fp32"), IF_BF16, IF_MATRICES, IF_NARROW],
+    ids=["fp32", "bf16", "matrices", "narrow"],
 )
 
 
@@ -69,6 +71,18 @@ def test_channels_share_a_register_where_samples_fill_it_badly(monkeypatch: pyte
     assert chosen == {128: 16, 32: 16, 20: 8, 16: 16, 8: 8, 7: 8, 4: 4, 2: 2, 1: 2}
     chosen = {batch: host_vectors("bf16", batch).width for batch in (128, 64, 40, 16, 8, 7, 4, 1)}
     assert chosen == {128: 32, 64: 32, 40: 16, 16: 16, 8: 8, 7: 8, 4: 4, 1: 4}
+
+
+def test_columns_share_a_matrix_where_samples_fill_it_badly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bptcnn.inner.layout.host_simd", lambda: Simd(16, 32, bf16=True, tiles=True))
+    monkeypatch.setattr("bptcnn.inner.layout.granted", lambda: True)
+    layers = graph(a_network(zoo("resnet8"), (3, 8, 8)), Plane(3, 8, 8))
+    chosen = {batch: vectors_for(layers, "bf16", batch) for batch in (128, 32, 24, 16, 12, 8, 4, 1)}
+    assert all(vectors.matrices for vectors in chosen.values())
+    widths = {batch: vectors.width for batch, vectors in chosen.items()}
+    assert widths == {128: 32, 32: 32, 24: 8, 16: 16, 12: 4, 8: 8, 4: 4, 1: 4}
+    others = graph(a_network(zoo("lenet5"), (1, 16, 16)), Plane(1, 16, 16))
+    assert vectors_for(others, "bf16", 4) == host_vectors("bf16", 4) == Vectors(16, 32, bf16=True, channels=8)
 
 
 def odd(shape: Shape, num_classes: int) -> nn.Module:
@@ -155,8 +169,9 @@ def test_bfloat16_is_on_average_no_further_off_than_under_autocast(
 ) -> None:
     network = a_network(make, shape)
     other, exact = copy.deepcopy(network), copy.deepcopy(network).double()
+    vectors = vectors_for(graph(network, Plane(*shape)), "bf16", count)
     ways: list[tuple[nn.Module, Gradients, dict[str, float]]] = [
-        (network, Compiled(network, shape, count, LANES, host_vectors("bf16", count)), defaultdict(float)),
+        (network, Compiled(network, shape, count, LANES, vectors), defaultdict(float)),
         (other, Eager(other, "bf16"), defaultdict(float)),
     ]
     for seed in range(BATCHES):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -86,3 +88,24 @@ def test_channels_lie_innermost_where_that_is_wanted_and_nobody_minds(wanted: bo
 def test_what_is_no_image_is_left_alone() -> None:
     vectors = torch.ones(4, 6)
     assert Eager(nn.Linear(6, 2), channels_last=True).laid_out(vectors) is vectors
+
+
+def test_gradients_stay_where_others_see_them() -> None:
+    network = nn.Linear(192, 4)
+    whole = torch.full((2, 4 * 192), 7.0)
+    network.weight.grad, bias = whole[0].view(4, 192), torch.full((4,), 7.0)
+    network.bias.grad = bias
+    Eager(network)(IMAGES.flatten(1), LABELS, functional.cross_entropy)
+    assert network.weight.grad is not None
+    assert network.weight.grad.data_ptr() == whole.data_ptr()
+    assert torch.equal(bias, torch.full((4,), 7.0))  # PyTorch has put the new one elsewhere
+    network.bias.grad = bias
+    Eager(network, gradients_stay=True)(IMAGES.flatten(1), LABELS, functional.cross_entropy)
+    assert network.bias.grad is bias
+    plain = copy.deepcopy(network)
+    plain.zero_grad()
+    functional.cross_entropy(plain(IMAGES.flatten(1)), LABELS).backward()
+    for own, others in zip(network.parameters(), plain.parameters(), strict=True):
+        assert own.grad is not None
+        assert others.grad is not None
+        torch.testing.assert_close(own.grad, others.grad)

@@ -17,8 +17,10 @@ from blocks import (
     IF_BF16,
     IF_BF16_GROUPS,
     IF_MATRICES,
+    IF_NARROW,
     KINDS,
     MATRICES,
+    NARROW,
     Bench,
     Memory,
     drawn,
@@ -45,7 +47,9 @@ WIDE = KINDS[0]
 PLAIN = Epilogue()
 TOLERANCE = 1e-6
 
-each_width = pytest.mark.parametrize("vectors", [WIDE, GROUPS[0], IF_BF16, IF_BF16_GROUPS, IF_MATRICES], ids=str)
+each_width = pytest.mark.parametrize(
+    "vectors", [WIDE, GROUPS[0], IF_BF16, IF_BF16_GROUPS, IF_MATRICES, IF_NARROW], ids=str
+)
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,16 @@ UNFOLDED_CASES = [  # few input channels
 ]
 
 
+NARROW_CASES = [  # columns that fill matrices, and that do not
+    Case(Window(3, 3, padding=1), Plane(32, 6, 14), 64),
+    Case(Window(3, 3, padding=1), Plane(16, 5, 7), 48),
+    Case(Window(3, 3, stride=2, padding=1), Plane(64, 13, 28), 32),
+    Case(Window(1, 1, stride=2), Plane(32, 10, 18), 160),
+    Case(Window(3, 5, stride=3, padding=2), Plane(16, 8, 23), 16),
+    Case(Window(3, 3, padding=1), Plane(64, 56, 56), 16),  # more rows than are brought together at once
+]
+
+
 class Convolution:
     """A convolution of two blocks, its kernels still to be emitted, and what PyTorch says of it.
 
@@ -154,10 +168,11 @@ class Convolution:
 
     def _filters(self, channels: int, data: Plane, out: Plane) -> Memory:
         window, vectors, weight = self.case.window, self.vectors, self.weight
-        taps = (forward_taps if channels else backward_taps)(window.rows, window.stride, window.padding)
+        of = forward_taps if channels else backward_taps
+        taps = (of(size, window.stride, window.padding) for size in (window.rows, window.columns))
         if channels and unfolded(vectors, window, data, out):
             return self.bench.packed(matrices(weight.flatten(1)[..., None], 1, 32))
-        if tile := tile_of(vectors, taps, data, out):
+        if tile := tile_of(vectors, *taps, data, out):
             return self.bench.packed(matrices(weight.flatten(2), channels, tile.depth))
         return self.bench.filters(weight, channels)
 
@@ -241,6 +256,8 @@ def test_a_convolution_worked_out_by_hand() -> None:
         *(pytest.param(BF16_GROUPS[0], CASES[place], marks=needs_bf16) for place in (2, 4, 6, 10)),
         *(pytest.param(kind, CASES[place], marks=needs_bf16) for kind in BF16_GROUPS[1:] for place in (6, 11)),
         *(pytest.param(MATRICES, case, marks=needs_matrices) for case in (*FULL_CASES, *UNFOLDED_CASES, CASES[6])),
+        *(pytest.param(NARROW[0], case, marks=needs_matrices) for case in (*FULL_CASES, *NARROW_CASES, CASES[6])),
+        *(pytest.param(kind, FULL_CASES[place], marks=needs_matrices) for kind in NARROW[1:] for place in (0, 2, 8)),
     ],
     ids=str,
 )
@@ -294,6 +311,7 @@ EPILOGUES = [Epilogue(add=add, relu=relu, mask=mask) for add, relu, mask in prod
         pytest.param(BF16, CASES[8], marks=needs_bf16),
         pytest.param(BF16_GROUPS[0], CASES[2], marks=needs_bf16),
         *(pytest.param(MATRICES, case, marks=needs_matrices) for case in (FULL_CASES[0], UNFOLDED_CASES[1])),
+        pytest.param(NARROW[0], NARROW_CASES[1], marks=needs_matrices),
     ],
     ids=str,
 )
@@ -310,6 +328,7 @@ def test_sums_are_finished_before_they_are_stored(then: Epilogue, vectors: Vecto
         *product([WIDE], [CASES[2], CASES[6], CASES[7], CASES[8]]),  # the last two see not all data
         *(pytest.param(BF16, case, marks=needs_bf16) for case in (CASES[8], CASES[12])),
         *(pytest.param(MATRICES, case, marks=needs_matrices) for case in (FULL_CASES[2], FULL_CASES[4])),
+        *(pytest.param(NARROW[0], case, marks=needs_matrices) for case in (NARROW_CASES[1], FULL_CASES[2])),
     ],
     ids=str,
 )

@@ -53,7 +53,7 @@ class Graphed:
         _refuse_hooks(module, loss)
         self._module, self._loss = module, loss
         # The weights' own layout is left alone: a flat model's must stay views, and an optimizer's state lies alike.
-        self._eager = Eager(module, precision, channels_last=True)
+        self._eager = Eager(module, precision, channels_last=True, gradients_stay=True)
         device = device_of(module)
         self._images, self._labels = (tensor.detach().to(device, copy=True) for tensor in batch)
         self._images = self._eager.laid_out(self._images)

@@ -22,6 +22,7 @@ class Eager:
         precision: ``bf16`` runs both passes under autocast; weights stay float32.
         channels_last: lay images out with their channels innermost, which the library's convolutions like better, if
             the network takes them so.
+        gradients_stay: in the tensors that ``grad`` points to; else they may be new ones.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
@@ -31,8 +32,15 @@ class Eager:
         torch.Size([3, 2])
     """
 
-    def __init__(self, module: nn.Module, precision: Precision = "fp32", *, channels_last: bool = False) -> None:
-        self._module = module
+    def __init__(
+        self,
+        module: nn.Module,
+        precision: Precision = "fp32",
+        *,
+        channels_last: bool = False,
+        gradients_stay: bool = False,
+    ) -> None:
+        self._module, self._gradients_stay = module, gradients_stay
         self._bf16 = precision == "bf16"
         self._channels_last = channels_last
         self._layout: torch.memory_format | None = None
@@ -52,9 +60,7 @@ class Eager:
         if device.type != "cpu":  # from pinned memory, this returns at once
             images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         images = self.laid_out(images)
-        for parameter in self._module.parameters():
-            if parameter.grad is not None:
-                parameter.grad.zero_()
+        self._forget_gradients()
         # Weights that are kept in bf16 between two forward passes would be old ones in a recorded step.
         keep = None if device.type == "cpu" else False
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._bf16, cache_enabled=keep):
@@ -62,6 +68,17 @@ class Eager:
         value = loss(scores, labels)
         value.backward()  # type: ignore[no-untyped-call]
         return value.detach(), scores.detach()
+
+    def _forget_gradients(self) -> None:
+        """Begin anew: PyTorch hands a gradient over as it made it, but adds it to one that is there, twice the work."""
+        for parameter in self._module.parameters():
+            if parameter.grad is None:
+                continue
+            alone = parameter.grad.untyped_storage().nbytes() == parameter.grad.nbytes
+            if alone and not self._gradients_stay:
+                parameter.grad = None
+            else:
+                parameter.grad.zero_()
 
     def laid_out(self, images: torch.Tensor) -> torch.Tensor:
         """Lay images out as suits the network.

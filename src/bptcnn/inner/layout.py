@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bptcnn.errors import UnsupportedError
@@ -19,8 +19,8 @@ MANY = 1 << 10
 COSTS = {1: 1.0, 2: 1.15, 4: 1.4, 8: 2.2}
 """Time of a sample when so many channels share a register, about, where samples fill the rest."""
 
-FEWEST = 8
-"""Samples of a batch from which on products of matrices pay, which take as long as those of a full block."""
+COSTS_OF_MATRICES = {1: 1.0, 2: 1.2, 4: 1.25, 8: 1.35}
+"""The same where cores multiply matrices, in which columns of a map lie side by side in place of channels."""
 
 
 def host_vectors(precision: Precision, batch: int = MANY) -> Vectors:
@@ -40,12 +40,11 @@ def host_vectors(precision: Precision, batch: int = MANY) -> Vectors:
     if bf16 and not simd.bf16:
         raise UnsupportedError("the cores of this machine have no products of bfloat16 (AVX512-BF16)")
     kinds = [Vectors(simd.width, simd.registers, bf16, count) for count in COSTS if count <= simd.width]
-    best = min(kinds, key=lambda kind: -(-batch // kind.width) * kind.width * COSTS[kind.channels])
-    return replace(best, matrices=bf16 and best.channels == 1 and simd.tiles and granted())
+    return _best(kinds, COSTS, batch)
 
 
 def vectors_for(layers: Sequence[Layer], precision: Precision, batch: int) -> Vectors:
-    """What blocks look like for a network: full ones, where cores multiply matrices and most of its channels fill them.
+    """What blocks look like for a network: where cores multiply matrices and most of its channels fill them, they do.
 
     Args:
         layers: the network.
@@ -55,7 +54,14 @@ def vectors_for(layers: Sequence[Layer], precision: Precision, batch: int) -> Ve
     Raises:
         UnsupportedError: as for :func:`host_vectors`.
     """
-    full = host_vectors(precision)
-    if full.matrices and batch >= FEWEST and by_matrices(layers, full):
-        return full
-    return host_vectors(precision, batch)
+    vectors = host_vectors(precision, batch)
+    if not (vectors.bf16 and host_simd().tiles and granted()):
+        return vectors
+    kinds = [replace(vectors, channels=count, matrices=True) for count in COSTS_OF_MATRICES]
+    kinds = [kind for kind in kinds if by_matrices(layers, kind)]
+    return _best(kinds, COSTS_OF_MATRICES, batch) if kinds else vectors
+
+
+def _best(kinds: Sequence[Vectors], costs: Mapping[int, float], batch: int) -> Vectors:
+    """The kind of blocks that takes least time for a batch, lanes without samples included."""
+    return min(kinds, key=lambda kind: -(-batch // kind.width) * kind.width * costs[kind.channels])

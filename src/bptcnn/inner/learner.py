@@ -78,7 +78,7 @@ class Learner:
             self._on_gpu = on_gpu(module, samples.shape, batch_size, precision)
         else:
             self._compiled = gradients(module, samples.shape, batch_size, precision, num_lanes)
-        self._eager = Eager(module, precision, channels_last=True)
+        self._eager = Eager(module, precision, channels_last=True, gradients_stay=True)
         self._samples = samples
         self._validation = validation
         self._optimizer = optimizer

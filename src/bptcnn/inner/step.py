@@ -159,4 +159,4 @@ def on_gpu(module: nn.Module, images: tuple[int, int, int], batch_size: int, pre
     try:
         return Graphed(module, example, functional.cross_entropy, precision)
     except UnsupportedError:
-        return Eager(module, precision, channels_last=True)
+        return Eager(module, precision, channels_last=True, gradients_stay=True)

@@ -15,12 +15,14 @@ from itertools import product
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.bf16 import FullBf16Kernel
+from bptcnn.inner.kernels.bf16 import Bf16Kernel, FullBf16Kernel
 from bptcnn.inner.kernels.emit import I64, Value, Variable
 from bptcnn.inner.kernels.kinds import kernel_for
 from bptcnn.inner.kernels.matrix_conv import MatrixConv
+from bptcnn.inner.kernels.matrix_lines import narrow
 from bptcnn.inner.kernels.matrix_tiling import tile_of, unfolded
 from bptcnn.inner.kernels.matrix_unfold import Unfolded
+from bptcnn.inner.kernels.narrow_conv import NarrowConv
 from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, alike, backward_taps, forward_taps, tiles
 from bptcnn.inner.kernels.sums import Epilogue, Pointers, Sum, finish, rows_seen
 from bptcnn.inner.kernels.tiling import grouped, output_tile
@@ -56,18 +58,17 @@ def forward(
     Returns:
         Tiles of channels: what the work can be divided by.
     """
-    size = window.rows * window.columns
+    if plane := unfolded(vectors, window, data, out):
+        kernel, taps = FullBf16Kernel(module, name, vectors), forward_taps(1, 1, 0)
+        shape = tile_of(vectors, taps, taps, plane, out)
+        assert shape is not None
+        spec = Sum(plane, out, 1, 1, taps, taps, bias, then)
+        return MatrixConv(kernel, spec, shape, Unfolded(kernel, window, data)).emit()
     down = forward_taps(window.rows, window.stride, window.padding)
     across = forward_taps(window.columns, window.stride, window.padding)
-    kernel = kernel_for(module, name, vectors, grouped=grouped(vectors, out))
-    if (plane := unfolded(vectors, window, data, out)) and isinstance(kernel, FullBf16Kernel):
-        taps = forward_taps(1, 1, 0)
-        shape = tile_of(vectors, taps, plane, out)
-        assert shape is not None
-        spec = Sum(plane, out, 0, 0, 0, 1, 1, taps, taps, bias, then)
-        return MatrixConv(kernel, spec, shape, Unfolded(kernel, window, data)).emit()
-    spans = (tiles(data.channels, kernel.depth) * size, size, 1) if kernel.channels == 1 else _side_by_side(out, size)
-    return _emit(kernel, Sum(data, out, *spans, window.rows, window.columns, down, across, bias, then), vectors)
+    spec = Sum(data, out, window.rows, window.columns, down, across, bias, then)
+    size, pairs = window.rows * window.columns, vectors.bf16 and vectors.channels == 1
+    return _emit(module, name, vectors, spec, _Spans(tiles(data.channels, 2 if pairs else 1) * size, size, 1))
 
 
 def backward_data(
@@ -87,18 +88,20 @@ def backward_data(
     Returns:
         Tiles of channels.
     """
-    size = window.rows * window.columns
     down = backward_taps(window.rows, window.stride, window.padding)
     across = backward_taps(window.columns, window.stride, window.padding)
-    kernel = kernel_for(module, name, vectors, grouped=grouped(vectors, out))
-    spans = (size, out.channels * size, 1) if kernel.channels == 1 else _side_by_side(out, size)
-    spec = Sum(gradient, out, *spans, window.rows, window.columns, down, across, bias=False, then=then)
-    return _emit(kernel, spec, vectors)
+    size = window.rows * window.columns
+    spec = Sum(gradient, out, window.rows, window.columns, down, across, bias=False, then=then)
+    return _emit(module, name, vectors, spec, _Spans(size, out.channels * size, 1))
 
 
-def _side_by_side(out: Plane, size: int) -> tuple[int, int, int]:
-    """Spans of a table in which the weights of the channels of ``out`` lie side by side."""
-    return 1, out.channels * size, out.channels
+@dataclass(frozen=True, slots=True)
+class _Spans:
+    """Where vectors find ``weights[o out + i into + t tap]``, i one or two channels."""
+
+    out: int
+    into: int
+    tap: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +117,14 @@ class _Tile:
     seen: tuple[tuple[int, ...], ...]  # the taps that each column sees
 
 
-def _emit(kernel: Kernel, spec: Sum, vectors: Vectors) -> int:
-    if (shape := tile_of(vectors, spec.down, spec.data, spec.out)) and isinstance(kernel, FullBf16Kernel):
-        return MatrixConv(kernel, spec, shape).emit()
+def _emit(module: ir.Module, name: str, vectors: Vectors, spec: Sum, spans: _Spans) -> int:
+    if shape := tile_of(vectors, spec.down, spec.across, spec.data, spec.out):
+        if narrow(vectors):
+            return NarrowConv(Bf16Kernel(module, name, vectors), vectors, spec, shape).emit()
+        return MatrixConv(FullBf16Kernel(module, name, vectors), spec, shape).emit()
+    kernel = kernel_for(module, name, vectors, grouped=grouped(vectors, spec.out))
+    if kernel.channels > 1:  # a table, in which the weights of the channels that are made lie side by side
+        spans = _Spans(1, spec.out.channels * spec.filter_rows * spec.filter_columns, spec.out.channels)
     channels, columns = output_tile(spec.across, spec.out, vectors)
     pointers = Pointers(*(kernel.argument(place) for place in range(6)))
     first, last = kernel.number(6), kernel.number(7)
@@ -129,17 +137,17 @@ def _emit(kernel: Kernel, spec: Sum, vectors: Vectors) -> int:
             for start, step, repeats, seen in alike(across, num_columns, spec.data.columns, columns):
                 with kernel.loop(repeats) as repeat:
                     column = kernel.builder.add(I64(start), kernel.builder.mul(repeat, I64(step)))
-                    _tile(kernel, spec, pointers, _Tile(down, across, channel, row, column, channels, seen))
+                    _tile(kernel, spec, spans, pointers, _Tile(down, across, channel, row, column, channels, seen))
     kernel.finish()
     return tiles(spec.out.channels, channels * kernel.channels)
 
 
-def _tile(kernel: Kernel, spec: Sum, pointers: Pointers, tile: _Tile) -> None:
+def _tile(kernel: Kernel, spec: Sum, spans: _Spans, pointers: Pointers, tile: _Tile) -> None:
     data, down, across = spec.data, tile.down, tile.across
     sums = [[kernel.variable(_first(kernel, spec, pointers, tile, c)) for _ in tile.seen] for c in range(tile.channels)]
     if down.places and any(tile.seen):
         corner = kernel.place(pointers.data, (tile.column, across.step))
-        filters = kernel.at(pointers.weights, (tile.channel, spec.out_span))
+        filters = kernel.at(pointers.weights, (tile.channel, spans.out))
         # The filter's rows in a loop, its columns one after the other: short code, and inputs are loaded once a row.
         direction = down.offsets[1] - down.offsets[0] if len(down.offsets) > 1 else 1
         apart = down.places[1] - down.places[0] if len(down.places) > 1 else 1
@@ -151,9 +159,9 @@ def _tile(kernel: Kernel, spec: Sum, pointers: Pointers, tile: _Tile) -> None:
                 offset = kernel.builder.add(I64(down.offsets[0]), kernel.builder.mul(tap, I64(direction)))
                 seen_row = kernel.builder.add(row, offset)
                 inputs = kernel.place(corner, (i, kernel.depth * data.area), (seen_row, data.columns))
-                weights = kernel.at(filters, (i, spec.in_span), (place, spec.filter_columns * spec.tap_span))
+                weights = kernel.at(filters, (i, spans.into), (place, spec.filter_columns * spans.tap))
                 operand = partial(kernel.operand, apart=data.area if complete else None)
-                _row(kernel, spec, tile, inputs, weights, operand, sums)
+                _row(kernel, spans, tile, inputs, weights, operand, sums)
     _finish(kernel, spec, pointers, tile, sums)
 
 
@@ -168,7 +176,7 @@ def _groups(kernel: Kernel, channels: int) -> Iterator[tuple[AbstractContextMana
 
 def _row(
     kernel: Kernel,
-    spec: Sum,
+    spans: _Spans,
     tile: _Tile,
     inputs: Value,
     weights: Value,
@@ -181,7 +189,7 @@ def _row(
         meeting = [x for x, seen in enumerate(tile.seen) if t in seen]
         operands = {x: operand(kernel.place(inputs, offset + x * across.step)) for x in meeting}
         for c, of_channel in enumerate(sums if meeting else ()):
-            weight = kernel.weight(kernel.at(weights, c * kernel.channels * spec.out_span + place * spec.tap_span))
+            weight = kernel.weight(kernel.at(weights, c * kernel.channels * spans.out + place * spans.tap))
             for x, seen in operands.items():
                 of_channel[x].set(kernel.multiply(weight, seen, of_channel[x].get()))
 

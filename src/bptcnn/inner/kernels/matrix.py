@@ -11,14 +11,8 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.emit import I64, Function, Value
-from bptcnn.inner.kernels.shape import SIDE
-
-ROW_BYTES = 64
-"""Of a register."""
-
-SUMS, FACTORS = 4, 2
-"""Registers for sums, and for each kind of factor: all eight."""
+from bptcnn.inner.kernels.emit import I64, PTR, Function, Value
+from bptcnn.inner.kernels.shape import FACTORS, ROW_BYTES, SIDE, SUMS
 
 I8 = ir.IntType(8)
 
@@ -116,4 +110,6 @@ def room(kernel: Function, lines: int, kind: Value = LINE) -> Value:
         kind: what is stored in a line.
     """
     with kernel.builder.goto_block(kernel.entry):
-        return kernel.builder.alloca(kind, lines)
+        memory = kernel.builder.alloca(kind, lines)
+    memory.type = PTR  # as all pointers here: of whatever is stored there
+    return memory

@@ -15,12 +15,13 @@ from llvmlite import ir
 
 from bptcnn.inner.kernels.bf16 import WORDS, FullBf16Kernel
 from bptcnn.inner.kernels.emit import F32, I64, Value
-from bptcnn.inner.kernels.matrix import LINE, ROW_BYTES, Matrices, room
+from bptcnn.inner.kernels.matrix import LINE, room
+from bptcnn.inner.kernels.matrix_sums import FilterRow, MatrixSums
 from bptcnn.inner.kernels.matrix_tiling import Tile, band_rows, seen_rows
 from bptcnn.inner.kernels.matrix_unfold import ZEROS, Unfolded
-from bptcnn.inner.kernels.shape import SIDE, Taps, alike, tiles
+from bptcnn.inner.kernels.shape import ROW_BYTES, SIDE, Taps, alike, tiles
 from bptcnn.inner.kernels.shuffles import part
-from bptcnn.inner.kernels.sums import Pointers, Sum, finish, rows_seen
+from bptcnn.inner.kernels.sums import Sum, finish
 
 HALVES = 2
 """Registers that the samples of a block fill."""
@@ -59,8 +60,8 @@ class MatrixConv:
 
     def __init__(self, kernel: FullBf16Kernel, spec: Sum, shape: Tile, unfolded: Unfolded | None = None) -> None:
         self._kernel, self._spec, self._shape, self._unfolded = kernel, spec, shape, unfolded
-        self._pointers = Pointers(*(kernel.argument(place) for place in range(6)))
-        self._matrices = Matrices(kernel, shape.depth)
+        self._whole = MatrixSums(kernel, spec, shape)
+        self._pointers, self._matrices = self._whole.pointers, self._whole.matrices
         self._sums = room(kernel, SIDE * HALVES)
 
     def emit(self) -> int:
@@ -87,10 +88,6 @@ class MatrixConv:
         kernel.finish()
         return spec.out.channels // (SIDE * self._shape.tall)
 
-    @property
-    def _groups(self) -> int:
-        return self._spec.data.channels // self._shape.depth
-
     def _rows_of(self, down: Taps) -> int:
         """Rows of the data that a band of outputs sees."""
         return seen_rows(band_rows(down, self._spec.data, self._spec.out), down, self._spec.data)
@@ -99,16 +96,14 @@ class MatrixConv:
         """Bring pairs of channels together, of all rows that a band of outputs sees."""
         if not down.places:
             return None
-        kernel, data, builder = self._kernel, self._spec.data, self._kernel.builder
-        low = builder.add(builder.mul(begin, I64(down.step)), I64(min(down.offsets)))
-        high = builder.add(builder.mul(builder.sub(end, I64(1)), I64(down.step)), I64(max(down.offsets) + 1))
-        low, high = (kernel.clamp(value, 0, data.rows) for value in (low, high))
+        kernel, data = self._kernel, self._spec.data
+        low, high = self._whole.seen(down, begin, end)
         band = _Band(memory, low, self._rows_of(down))
         if self._unfolded:
             self._weave_unfolded(self._unfolded, band, low, high)
             return band
         with (
-            kernel.loop(self._groups) as group,
+            kernel.loop(self._whole.groups) as group,
             kernel.loop_if_any(high, low) as row,
             kernel.loop(data.columns) as column,
             kernel.loop(self._shape.lines) as pair,
@@ -142,47 +137,28 @@ class MatrixConv:
         return kernel.at(band.memory, *near, half * self._shape.lines, kind=WORDS)
 
     def _place(self, band: _Band | None, place: _Place) -> None:
-        kernel, builder, down = self._kernel, self._kernel.builder, place.down
         for number in range(self._shape.tall * len(place.seen) * HALVES):
             self._matrices.clear(number)
         if band is not None and any(place.seen):
-            direction = down.offsets[1] - down.offsets[0] if len(down.offsets) > 1 else 1
-            apart = down.places[1] - down.places[0] if len(down.places) > 1 else 1
-            row = builder.mul(place.row, I64(down.step))
-            begin, end = rows_seen(kernel, down, direction, row, self._spec.data.rows)
-            with kernel.loop(self._groups) as group, kernel.loop_if_any(end, begin) as tap:
-                filter_row = builder.add(I64(down.places[0]), builder.mul(tap, I64(apart)))
-                offset = builder.add(I64(down.offsets[0]), builder.mul(tap, I64(direction)))
-                self._products(band, place, group, filter_row, builder.add(row, offset))
+            self._whole.each_row(place.down, place.row, lambda row: self._products(band, place, row))
         for tall, x in product(range(self._shape.tall), range(len(place.seen))):
             self._finish(place, tall, x)
 
-    def _products(self, band: _Band, place: _Place, group: Value, filter_row: Value, row: Value) -> None:
+    def _products(self, band: _Band, place: _Place, row: FilterRow) -> None:
         """Of one row of the filter and one group of input channels."""
         kernel, shape, across = self._kernel, self._shape, place.across
         first = kernel.builder.mul(place.column, I64(across.step))
         for t, offset in enumerate(across.offsets):
             meeting = [x for x, seen in enumerate(place.seen) if t in seen]
             for tall in range(shape.tall if meeting else 0):
-                weights = self._weights(place.tile, tall, filter_row, across.places[t], group)
-                self._matrices.take_first(tall, weights, 2 * shape.depth)
+                self._whole.take_weights(place.tile, tall, row, across.places[t])
             for x in meeting:
                 column = kernel.builder.add(first, I64(offset + x * across.step))
                 for half in range(HALVES):
-                    self._matrices.take_second(half, self._slot(band, group, row, column, half), ROW_BYTES)
+                    slot = self._slot(band, row.group, row.seen, column, half)
+                    self._matrices.take_second(half, slot, ROW_BYTES)
                     for tall in range(shape.tall):
                         self._matrices.multiply(_sum(tall, x, half), tall, half)
-
-    def _weights(self, tile: Value, tall: int, filter_row: Value, filter_column: int, group: Value) -> Value:
-        """Where a matrix of weights begins."""
-        spec, of_tap = self._spec, self._groups * self._shape.lines
-        of_filter = spec.filter_rows * spec.filter_columns * of_tap
-        near = (
-            (tile, self._shape.tall * of_filter),
-            (filter_row, spec.filter_columns * of_tap),
-            (group, self._shape.lines),
-        )
-        return self._kernel.at(self._pointers.weights, *near, tall * of_filter + filter_column * of_tap, kind=LINE)
 
     def _finish(self, place: _Place, tall: int, x: int) -> None:
         """Bring the samples of both halves together again, channel by channel, and store them."""
@@ -193,9 +169,7 @@ class MatrixConv:
         with kernel.loop(SIDE) as row:
             slot = kernel.at(self._sums, (row, HALVES), kind=LINE)
             value = kernel.builder.load(slot, typ=ir.VectorType(F32, 32), align=ROW_BYTES)
-            channel = kernel.builder.add(
-                kernel.builder.add(kernel.builder.mul(place.tile, I64(SIDE * self._shape.tall)), I64(SIDE * tall)), row
-            )
+            channel = self._whole.channel(place.tile, tall, row)
             if spec.bias:
                 value = kernel.builder.fadd(value, kernel.by_channel(kernel.at(self._pointers.bias, channel)))
             near = (

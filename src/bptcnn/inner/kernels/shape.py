@@ -8,6 +8,12 @@ from dataclasses import dataclass
 SIDE = 16
 """Rows of a register that holds a matrix, and columns of a sum of products of matrices."""
 
+ROW_BYTES = 64
+"""Of such a register."""
+
+SUMS, FACTORS = 4, 2
+"""Such registers for sums, and for each kind of factor: all eight."""
+
 
 @dataclass(frozen=True, slots=True)
 class Vectors:

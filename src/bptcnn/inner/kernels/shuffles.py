@@ -69,7 +69,7 @@ def joined(builder: ir.IRBuilder, parts: Sequence[Value]) -> Value:
     return parts[0]
 
 
-def square(function: Function, corner: Value, span: int, count: int) -> list[Value]:
+def square(function: Function, corner: Value, span: int, count: int, there: int | None = None) -> list[Value]:
     """The columns of a square of numbers: halves change places, then quarters, and so on.
 
     Args:
@@ -77,9 +77,9 @@ def square(function: Function, corner: Value, span: int, count: int) -> list[Val
         corner: the first number.
         span: numbers from one row to the next.
         count: rows and columns, a power of 2.
+        there: so many columns are there, the others are zeros; None if all are.
     """
-    kind = ir.VectorType(F32, count)
-    rows = [function.builder.load(function.at(corner, row * span), typ=kind, align=4) for row in range(count)]
+    rows = [_first(function, function.at(corner, row * span), count, there or count) for row in range(count)]
     half = count // 2
     while half:
         low, high = (
@@ -92,3 +92,13 @@ def square(function: Function, corner: Value, span: int, count: int) -> list[Val
                 rows[row], rows[row + half] = (shuffled(function.builder, *pair, order) for order in (low, high))
         half //= 2
     return rows
+
+
+def _first(function: Function, pointer: Value, count: int, there: int) -> Value:
+    """A vector of numbers; zeros for those that are not there."""
+    kind = ir.VectorType(F32, count)
+    if there == count:
+        return function.builder.load(pointer, typ=kind, align=4)
+    lanes = ir.Constant(ir.VectorType(ir.IntType(1), count), [int(lane < there) for lane in range(count)])
+    name = f"llvm.masked.load.v{count}f32.p0"
+    return function.instruction(name, kind, pointer, I32(4), lanes, filled(kind, 0.0))

@@ -26,16 +26,21 @@ class Epilogue:
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """``out[o] = sum over i and t of weights[o out_span + i in_span + t tap_span] data[i]``, i one or two channels.
+    """``out[o] = sum over i and t of weights[o, i, t] data[i]``, finished before it is stored.
 
-    Products of matrices take their weights from tables of their own, whatever the spans.
+    Attributes:
+        data: what is seen.
+        out: what is made.
+        filter_rows: of the weights.
+        filter_columns: of the weights.
+        down: the filter's rows.
+        across: the filter's columns.
+        bias: whether there is one.
+        then: the epilogue.
     """
 
     data: Plane
     out: Plane
-    out_span: int
-    in_span: int
-    tap_span: int
     filter_rows: int
     filter_columns: int
     down: tuple[Taps, ...]

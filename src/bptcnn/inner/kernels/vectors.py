@@ -8,7 +8,7 @@ A *place* is one vector of it: a channel, a row and a column.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 
 from llvmlite import ir
 
@@ -81,14 +81,25 @@ class Kernel(Function):
         Yields:
             Loops that give the first place of each time.
         """
-        alone, bundle = self.vector, self._bundle
+        bundle = self._bundle
         whole = count // bundle * bundle if bundle > 1 else 0
         if whole:
-            self.vector = ir.VectorType(F32, bundle * alone.count)
-            yield self.loop(whole, step=bundle)
-            self.vector = alone
+            with self.together(bundle):
+                yield self.loop(whole, step=bundle)
         if whole < count:
             yield self.loop(count, whole)
+
+    @contextmanager
+    def together(self, count: int) -> Iterator[None]:
+        """Let vectors be of several places that lie behind each other, within.
+
+        Args:
+            count: places.
+        """
+        alone = self.vector
+        self.vector = ir.VectorType(F32, count * alone.count)
+        yield
+        self.vector = alone
 
     def each_sample(self, pointer: Value, kind: Value = F32) -> Value:
         """A number for each sample, in the order in which registers hold them.

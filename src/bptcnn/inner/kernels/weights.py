@@ -11,13 +11,16 @@ from itertools import product
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.bf16 import FullBf16Kernel
+from bptcnn.inner.kernels.bf16 import Bf16Kernel, FullBf16Kernel
 from bptcnn.inner.kernels.emit import F32, I64, Value
 from bptcnn.inner.kernels.errors import Gathered, InPlace
+from bptcnn.inner.kernels.full_weights import FullGradient
 from bptcnn.inner.kernels.kinds import kernel_for
+from bptcnn.inner.kernels.matrix_lines import narrow
 from bptcnn.inner.kernels.matrix_tiling import unfolded, weight_tile_of
 from bptcnn.inner.kernels.matrix_unfold import Unfolded
 from bptcnn.inner.kernels.matrix_weights import MANY_AREAS, MatrixGradient
+from bptcnn.inner.kernels.narrow_weights import NarrowGradient
 from bptcnn.inner.kernels.shape import SIDE, Plane, Vectors, Window, alike, forward_taps
 from bptcnn.inner.kernels.tiling import weight_group, weight_tile
 from bptcnn.inner.kernels.vectors import Kernel
@@ -79,13 +82,16 @@ def backward_weight(
     plane = unfolded(vectors, window, data, gradient)
     seen = Window(1, 1) if plane else window
     if shape := weight_tile_of(vectors, seen, plane or data, gradient, copied=plane is not None):
-        whole = kernel_for(module, name, vectors)
-        assert isinstance(whole, FullBf16Kernel)
-        source = (Unfolded(whole, window, data), data) if plane else None
-        products = MatrixGradient(whole, seen, plane or data, gradient, shape, source)
-        return _by_matrices(
-            whole, products, _Problem(window, data, gradient, split=False), SIDE * shape.outs, bias=bias
-        )
+        products: MatrixGradient
+        if narrow(vectors):
+            few = Bf16Kernel(module, name, vectors)
+            products = NarrowGradient(few, vectors, window, data, gradient, shape)
+        else:
+            few = FullBf16Kernel(module, name, vectors)
+            source = (Unfolded(few, window, data), data) if plane else None
+            products = FullGradient(few, seen, plane or data, gradient, shape, source)
+        problem = _Problem(window, data, gradient, split=False)
+        return _by_matrices(few, products, problem, SIDE * shape.outs, bias=bias)
     kernel = kernel_for(module, name, vectors, grouped=weight_group(vectors, gradient) > 1)
     outs, ins = weight_tile(window, data, gradient, vectors)
     # Sums over few areas go on over all blocks, for the final sum over a vector's lanes costs as much as some areas do;

@@ -112,7 +112,8 @@ def _forward(layer: Conv, vectors: Vectors) -> _Way | None:
     if plane := unfolded(vectors, window, layer.data, layer.shape):
         depth, table = 2 * SIDE, Rows(1, outs * plane.channels // 2)
         return _Way(matrix_tables.forward, (outs, ins * size, 1, depth), outs // SIDE, table)
-    if tile := tile_of(vectors, forward_taps(window.rows, window.stride, window.padding), layer.data, layer.shape):
+    down, across = (forward_taps(size, window.stride, window.padding) for size in (window.rows, window.columns))
+    if tile := tile_of(vectors, down, across, layer.data, layer.shape):
         table = Rows(1, outs * ins * size // 2)
         return _Way(matrix_tables.forward, (outs, ins, size, tile.depth), outs // SIDE, table)
     pairs = tiles(ins, vectors.parts)
@@ -125,7 +126,8 @@ def _forward(layer: Conv, vectors: Vectors) -> _Way | None:
 def _backward(layer: Conv, vectors: Vectors) -> _Way | None:
     """The table that the backward kernel reads, if it reads one."""
     (outs, ins, size), window = _shape(layer), layer.window
-    if tile := tile_of(vectors, backward_taps(window.rows, window.stride, window.padding), layer.shape, layer.data):
+    down, across = (backward_taps(size, window.stride, window.padding) for size in (window.rows, window.columns))
+    if tile := tile_of(vectors, down, across, layer.shape, layer.data):
         table = Rows(1, outs * ins * size // 2)
         return _Way(matrix_tables.backward, (outs, ins, size, tile.depth), ins // SIDE, table)
     pairs = tiles(outs, vectors.parts)
