@@ -256,7 +256,8 @@ def test_a_convolution_worked_out_by_hand() -> None:
         *(pytest.param(BF16_GROUPS[0], CASES[place], marks=needs_bf16) for place in (2, 4, 6, 10)),
         *(pytest.param(kind, CASES[place], marks=needs_bf16) for kind in BF16_GROUPS[1:] for place in (6, 11)),
         *(pytest.param(MATRICES, case, marks=needs_matrices) for case in (*FULL_CASES, *UNFOLDED_CASES, CASES[6])),
-        *(pytest.param(NARROW[0], case, marks=needs_matrices) for case in (*FULL_CASES, *NARROW_CASES, CASES[6])),
+        *(pytest.param(NARROW[0], case, marks=needs_matrices) for case in (*FULL_CASES, *NARROW_CASES)),
+        *(pytest.param(NARROW[0], case, marks=needs_matrices) for case in (*UNFOLDED_CASES, CASES[6])),
         *(pytest.param(kind, FULL_CASES[place], marks=needs_matrices) for kind in NARROW[1:] for place in (0, 2, 8)),
     ],
     ids=str,
@@ -311,7 +312,7 @@ EPILOGUES = [Epilogue(add=add, relu=relu, mask=mask) for add, relu, mask in prod
         pytest.param(BF16, CASES[8], marks=needs_bf16),
         pytest.param(BF16_GROUPS[0], CASES[2], marks=needs_bf16),
         *(pytest.param(MATRICES, case, marks=needs_matrices) for case in (FULL_CASES[0], UNFOLDED_CASES[1])),
-        pytest.param(NARROW[0], NARROW_CASES[1], marks=needs_matrices),
+        *(pytest.param(NARROW[0], case, marks=needs_matrices) for case in (NARROW_CASES[1], UNFOLDED_CASES[1])),
     ],
     ids=str,
 )

@@ -19,7 +19,7 @@ MANY = 1 << 10
 COSTS = {1: 1.0, 2: 1.15, 4: 1.4, 8: 2.2}
 """Time of a sample when so many channels share a register, about, where samples fill the rest."""
 
-COSTS_OF_MATRICES = {1: 1.0, 2: 1.2, 4: 1.25, 8: 1.35}
+COSTS_OF_MATRICES = {1: 1.0, 2: 1.2, 4: 1.3, 8: 1.45}
 """The same where cores multiply matrices, in which columns of a map lie side by side in place of channels."""
 
 

@@ -59,10 +59,13 @@ def forward(
         Tiles of channels: what the work can be divided by.
     """
     if plane := unfolded(vectors, window, data, out):
-        kernel, taps = FullBf16Kernel(module, name, vectors), forward_taps(1, 1, 0)
+        taps = forward_taps(1, 1, 0)
+        spec = Sum(plane, out, 1, 1, taps, taps, bias, then)
         shape = tile_of(vectors, taps, taps, plane, out)
         assert shape is not None
-        spec = Sum(plane, out, 1, 1, taps, taps, bias, then)
+        if narrow(vectors):
+            return NarrowConv(Bf16Kernel(module, name, vectors), vectors, spec, shape, (window, data)).emit()
+        kernel = FullBf16Kernel(module, name, vectors)
         return MatrixConv(kernel, spec, shape, Unfolded(kernel, window, data)).emit()
     down = forward_taps(window.rows, window.stride, window.padding)
     across = forward_taps(window.columns, window.stride, window.padding)

@@ -93,14 +93,13 @@ def unfolded(vectors: Vectors, window: Window, data: Plane, out: Plane) -> Plane
         Plane(channels=96, rows=24, columns=24)
     """
     count = data.channels * window.rows * window.columns
-    if not vectors.matrices or narrow(vectors):
-        return None
-    if data.channels % SIDE == 0 or out.channels % SIDE or out.area < FEW_AREAS:
+    if not vectors.matrices or data.channels % SIDE == 0 or out.channels % SIDE or out.area < FEW_AREAS:
         return None
     if not LEAST_UNFOLDED <= count <= MOST_UNFOLDED:
         return None
     plane = Plane(-(-count // (2 * SIDE)) * 2 * SIDE, out.rows, out.columns)
-    return plane if plane.channels * plane.columns * PLACE_BYTES <= MOST_BYTES else None
+    place_bytes = vectors.width * vectors.num_bytes
+    return plane if plane.channels * plane.columns * place_bytes <= MOST_BYTES else None
 
 
 def band_rows(down: Taps, data: Plane, out: Plane) -> int:

@@ -7,18 +7,20 @@ column that the filter may see, padding included, so that each tap reads its mat
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.bf16 import FLOATS, Bf16Kernel
-from bptcnn.inner.kernels.emit import I32, I64, Value
+from bptcnn.inner.kernels.bf16 import FLOATS, I16, Bf16Kernel
+from bptcnn.inner.kernels.emit import I64, Value
 from bptcnn.inner.kernels.matrix import LINE, room
 from bptcnn.inner.kernels.matrix_lines import Lines, lines_of, runs, side_by_side, span_of
 from bptcnn.inner.kernels.matrix_sums import FilterRow, MatrixSums
 from bptcnn.inner.kernels.matrix_tiling import Tile, narrow_bytes, narrow_rows, seen_rows
-from bptcnn.inner.kernels.shape import ROW_BYTES, SIDE, Taps, Vectors, tiles
+from bptcnn.inner.kernels.narrow_lines import NarrowUnfolded, Reader
+from bptcnn.inner.kernels.shape import ROW_BYTES, SIDE, Plane, Taps, Vectors, Window, tiles
 from bptcnn.inner.kernels.shuffles import part, shuffled
 from bptcnn.inner.kernels.sums import Sum, finish
 
@@ -55,16 +57,26 @@ class NarrowConv:
         vectors: what they look like.
         spec: the sums.
         shape: of the matrices.
+        unfolded: what the data is before it is unfolded, and the window that sees it so; None where it lies as it is.
     """
 
-    def __init__(self, kernel: Bf16Kernel, vectors: Vectors, spec: Sum, shape: Tile) -> None:
-        self._kernel, self._spec, self._shape = kernel, spec, shape
+    def __init__(
+        self,
+        kernel: Bf16Kernel,
+        vectors: Vectors,
+        spec: Sum,
+        shape: Tile,
+        unfolded: tuple[Window, Plane] | None = None,
+    ) -> None:
+        self._kernel, self._vectors, self._spec, self._shape = kernel, vectors, spec, shape
         self._width, self._span = vectors.width, span_of(vectors)
+        self._nothing = ir.Constant(ir.VectorType(I16, self._width), [0] * self._width)
         self._whole = MatrixSums(kernel, spec, shape)
         problem = vectors, spec.down, spec.across, spec.data, spec.out
         self._rows = narrow_rows(*problem)
         self._memory = room(kernel, max(1, tiles(narrow_bytes(self._rows, *problem), ROW_BYTES)))
         self._sum = room(kernel, SIDE)
+        self._unfolded = NarrowUnfolded(kernel, vectors, *unfolded, spec.data.columns, self._rows) if unfolded else None
 
     def emit(self) -> int:
         """Emit it; returns the tiles: channels of each band of rows."""
@@ -95,42 +107,65 @@ class NarrowConv:
             low, high = self._whole.seen(down, *rows)
             lines = lines_of(across, max(num_columns, span))
             band = _Band(lines, low, seen_rows(self._rows, down, self._spec.data))
-            for number in range(len(lines.phases)):
-                self._weave(band, number, high)
+            if self._unfolded:
+                self._weave_unfolded(self._unfolded, band, high)
+            else:
+                self._weave(band, high)
         with kernel.loop(channels[1], channels[0]) as tile, kernel.loop(rows[1], rows[0]) as row:
             for start, repeats, offsets in side_by_side(num_columns, span, self._shape.wide):
                 with kernel.loop(repeats) as repeat:
                     column = builder.add(I64(start), builder.mul(repeat, I64(span * self._shape.wide)))
                     self._place(band, _Place(down, across, tile, row, column, offsets))
 
-    def _weave(self, band: _Band, number: int, last: Value) -> None:
-        """Bring pairs of channels together, of one phase of the columns: whole runs where they lie side by side."""
-        kernel, builder, lines, data = self._kernel, self._kernel.builder, band.lines, self._spec.data
-        phase, step = lines.phases[number], lines.step
-        low, high = lines.inside(phase, data.columns)
-        nothing = ir.VectorType(I32, self._width)
+    def _weave(self, band: _Band, last: Value) -> None:
+        """Bring pairs of channels together: whole runs of columns where they lie side by side."""
+        kernel, lines, data = self._kernel, band.lines, self._spec.data
+        reader = Reader(kernel, self._vectors, lines, data.columns)
         with (
             kernel.loop(self._whole.groups) as group,
             kernel.loop_if_any(last, band.first) as row,
             kernel.loop(self._shape.lines) as pair,
         ):
-            target = self._line(band, group, row, number, pair)
             near = (group, self._shape.depth * data.area), (pair, 2 * data.area), (row, data.columns)
-            source = kernel.place(self._whole.pointers.data, *near, phase + step * lines.first)
-            for entry in (*range(low), *range(high, lines.count)):
-                place = kernel.place(target, 2 * entry)
-                builder.store(ir.Constant(nothing, [0] * self._width), place, align=4 * self._width)
-            for start, repeats, size in runs(low, high, self._span if step == 1 else 1):
-                with kernel.loop(repeats) as repeat:
-                    entry = builder.add(I64(start), builder.mul(repeat, I64(size)))
-                    self._pairs(kernel.place(source, (entry, step)), kernel.place(target, (entry, 2)), size)
+            source = kernel.place(self._whole.pointers.data, *near)
+            for number in range(len(lines.phases)):
+                target = self._line(band, group, row, number, pair)
+                for entry in reader.outside(number):
+                    self._put(self._nothing, self._nothing, kernel.place(target, 2 * entry))
+                for entry, size in self._each(reader.runs(number, self._span)):
+                    one, other = (
+                        reader.words(kernel.place(source, apart), number, entry, size) for apart in (0, data.area)
+                    )
+                    self._put(one, other, kernel.place(target, (entry, 2)))
 
-    def _pairs(self, source: Value, target: Value, size: int) -> None:
-        """Weave some places of two channels that lie side by side."""
-        kernel, count = self._kernel, size * self._width
-        one, other = (kernel.words(kernel.place(source, apart), count) for apart in (0, self._spec.data.area))
-        words = shuffled(kernel.builder, one, other, [place for each in range(count) for place in (each, count + each)])
-        kernel.builder.store(words, target, align=4 * self._width)
+    def _weave_unfolded(self, unfolded: NarrowUnfolded, band: _Band, last: Value) -> None:
+        """The same of data that is unfolded on the way."""
+        kernel = self._kernel
+        unfolded.bring(self._whole.pointers.data, band.first, last)
+        with kernel.loop(last, band.first) as row:
+            sources = unfolded.lines(row)
+            for entry, size in self._each(runs(0, self._spec.data.columns, self._span)):
+                words = [kernel.words(kernel.place(line, entry), size * self._width) for line in sources]
+                nothing = ir.Constant(words[0].type, [0] * words[0].type.count)
+                words += [nothing] * (self._spec.data.channels - len(words))
+                for number, pair in enumerate(zip(words[::2], words[1::2], strict=True)):
+                    group, place = divmod(number, self._shape.lines)
+                    self._put(*pair, kernel.place(self._line(band, I64(group), row, 0, I64(place)), (entry, 2)))
+
+    def _each(self, pieces: Iterable[tuple[int, int, int]]) -> Iterator[tuple[Value, int]]:
+        """The first entry of each run, and its size."""
+        for start, repeats, size in pieces:
+            with self._kernel.loop(repeats) as repeat:
+                builder = self._kernel.builder
+                yield builder.add(I64(start), builder.mul(repeat, I64(size))), size
+
+    def _put(self, one: Value, other: Value, target: Value) -> None:
+        """Weave words of two channels."""
+        count = one.type.count
+        words = shuffled(
+            self._kernel.builder, one, other, [place for each in range(count) for place in (each, count + each)]
+        )
+        self._kernel.builder.store(words, target, align=4 * self._width)
 
     def _line(self, band: _Band, group: Value, row: Value, number: int, pair: Value) -> Value:
         """Where the entries of a pair of channels begin."""

@@ -70,7 +70,7 @@ def joined(builder: ir.IRBuilder, parts: Sequence[Value]) -> Value:
 
 
 def square(function: Function, corner: Value, span: int, count: int, there: int | None = None) -> list[Value]:
-    """The columns of a square of numbers: halves change places, then quarters, and so on.
+    """The columns of a square of float32 numbers in memory.
 
     Args:
         function: in which they are loaded.
@@ -79,7 +79,19 @@ def square(function: Function, corner: Value, span: int, count: int, there: int 
         count: rows and columns, a power of 2.
         there: so many columns are there, the others are zeros; None if all are.
     """
-    rows = [_first(function, function.at(corner, row * span), count, there or count) for row in range(count)]
+    return transposed(
+        function, [loaded(function, function.at(corner, row * span), count, there or count) for row in range(count)]
+    )
+
+
+def transposed(function: Function, rows: Sequence[Value]) -> list[Value]:
+    """The columns of a square of numbers: halves change places, then quarters, and so on.
+
+    Args:
+        function: in which they are shuffled.
+        rows: as many as a row has numbers, a power of 2.
+    """
+    rows, count = list(rows), len(rows)
     half = count // 2
     while half:
         low, high = (
@@ -94,9 +106,18 @@ def square(function: Function, corner: Value, span: int, count: int, there: int 
     return rows
 
 
-def _first(function: Function, pointer: Value, count: int, there: int) -> Value:
-    """A vector of numbers; zeros for those that are not there."""
+def loaded(function: Function, pointer: Value, count: int, there: int) -> Value:
+    """A vector of float32 numbers, zeros for those that are not there.
+
+    Args:
+        function: in which they are loaded.
+        pointer: of the first.
+        count: numbers of the vector.
+        there: so many are read.
+    """
     kind = ir.VectorType(F32, count)
+    if there <= 0:
+        return filled(kind, 0.0)
     if there == count:
         return function.builder.load(pointer, typ=kind, align=4)
     lanes = ir.Constant(ir.VectorType(ir.IntType(1), count), [int(lane < there) for lane in range(count)])

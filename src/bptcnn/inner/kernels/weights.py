@@ -84,14 +84,15 @@ def backward_weight(
     if shape := weight_tile_of(vectors, seen, plane or data, gradient, copied=plane is not None):
         products: MatrixGradient
         if narrow(vectors):
-            few = Bf16Kernel(module, name, vectors)
-            products = NarrowGradient(few, vectors, window, data, gradient, shape)
+            one = Bf16Kernel(module, name, vectors)
+            folded = (window, data) if plane else None
+            products = NarrowGradient(one, vectors, seen, plane or data, gradient, shape, folded)
         else:
-            few = FullBf16Kernel(module, name, vectors)
-            source = (Unfolded(few, window, data), data) if plane else None
-            products = FullGradient(few, seen, plane or data, gradient, shape, source)
+            one = FullBf16Kernel(module, name, vectors)
+            source = (Unfolded(one, window, data), data) if plane else None
+            products = FullGradient(one, seen, plane or data, gradient, shape, source)
         problem = _Problem(window, data, gradient, split=False)
-        return _by_matrices(few, products, problem, SIDE * shape.outs, bias=bias)
+        return _by_matrices(one, products, problem, SIDE * shape.outs, bias=bias)
     kernel = kernel_for(module, name, vectors, grouped=weight_group(vectors, gradient) > 1)
     outs, ins = weight_tile(window, data, gradient, vectors)
     # Sums over few areas go on over all blocks, for the final sum over a vector's lanes costs as much as some areas do;
