@@ -133,7 +133,10 @@ class Bench:
         if weight.shape[1 - channels] < together:
             return self.copied(weight)
         one_or_two = paired(weight, channels) if self._simd.bf16 else weight
-        return self.packed(one_or_two.movedim((channels, 1 - channels), (0, 3)))
+        count = weight.shape[1 - channels]
+        side = together if count % together == 0 else count
+        groups = one_or_two.movedim(1 - channels, 0).unflatten(0, (-1, side))
+        return self.packed(groups.movedim(1, 4))
 
     def call(self, name: str, *arguments: Memory | int) -> None:
         """Run a kernel."""

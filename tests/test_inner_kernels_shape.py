@@ -6,6 +6,7 @@ from blocks import BF16, KINDS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from bptcnn.inner.kernels.matrix_lines import lines_of, runs, side_by_side
 from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, alike, backward_taps, forward_taps
 from bptcnn.inner.kernels.tiling import output_tile, weight_tile
 
@@ -104,3 +105,46 @@ def test_a_tile_of_weights_fits_the_registers_and_divides_the_filters(
     assert num_filters % outs == 0
     assert 1 <= ins <= data.channels
     assert (outs, ins) == (1, 1) or (outs + 1) * ins * columns + 1 <= vectors.registers
+
+
+# ------------------------------------------------------------------------------------------------ narrow blocks
+
+
+@given(filters(), st.integers(1, 30), st.booleans())
+def test_lines_hold_what_each_output_sees(shape: tuple[int, int, int, int], outputs: int, forward: bool) -> None:
+    size, stride, padding, columns = shape
+    for taps in (forward_taps if forward else backward_taps)(size, stride, padding):
+        lines = lines_of(taps, outputs)
+        for (number, shift), offset in zip(lines.places, taps.offsets, strict=True):
+            low, high = lines.inside(lines.phases[number], columns)
+            for x in range(outputs):
+                assert 0 <= x + shift < lines.count
+                column = lines.step * (x + shift + lines.first) + lines.phases[number]
+                assert column == taps.step * x + offset
+                assert (low <= x + shift < high) is (0 <= column < columns)
+
+
+@given(st.integers(1, 130), st.sampled_from([1, 2, 4]), st.sampled_from([2, 4]))
+def test_matrices_cover_all_columns_and_no_others(count: int, span: int, most: int) -> None:
+    covered = [
+        start + repeat * span * most + offset + column
+        for start, repeats, offsets in side_by_side(count, span, most)
+        for repeat in range(repeats)
+        for offset in offsets
+        for column in range(min(span, count))
+    ]
+    assert sorted(set(covered)) == list(range(count))
+    assert all(len(offsets) <= most for _, _, offsets in side_by_side(count, span, most))
+    assert len(covered) < count + span
+
+
+@given(st.integers(0, 20), st.integers(0, 40), st.integers(1, 8))
+def test_runs_cover_all_entries_and_no_others(low: int, count: int, size: int) -> None:
+    covered = [
+        start + repeat * length + entry
+        for start, repeats, length in runs(low, low + count, size)
+        for repeat in range(repeats)
+        for entry in range(length)
+    ]
+    assert sorted(set(covered)) == list(range(low, low + count))
+    assert all(repeats > 0 for _, repeats, _ in runs(low, low + count, size))

@@ -25,7 +25,7 @@ from bptcnn.inner.kernels.matrix_unfold import Unfolded
 from bptcnn.inner.kernels.narrow_conv import NarrowConv
 from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, alike, backward_taps, forward_taps, tiles
 from bptcnn.inner.kernels.sums import Epilogue, Pointers, Sum, finish, rows_seen
-from bptcnn.inner.kernels.tiling import grouped, output_tile
+from bptcnn.inner.kernels.tiling import grouped, output_tile, side_by_side
 from bptcnn.inner.kernels.vectors import Kernel
 
 
@@ -126,8 +126,10 @@ def _emit(module: ir.Module, name: str, vectors: Vectors, spec: Sum, spans: _Spa
             return NarrowConv(Bf16Kernel(module, name, vectors), vectors, spec, shape).emit()
         return MatrixConv(FullBf16Kernel(module, name, vectors), spec, shape).emit()
     kernel = kernel_for(module, name, vectors, grouped=grouped(vectors, spec.out))
-    if kernel.channels > 1:  # a table, in which the weights of the channels that are made lie side by side
-        spans = _Spans(1, spec.out.channels * spec.filter_rows * spec.filter_columns, spec.out.channels)
+    if kernel.channels > 1:  # a table, in which weights of channels that are made lie side by side
+        side, size = side_by_side(vectors, spec.out.channels), spec.filter_rows * spec.filter_columns
+        all_groups = side == spec.out.channels
+        spans = _Spans(1 if all_groups else tiles(spec.data.channels, kernel.depth) * size, size * side, side)
     channels, columns = output_tile(spec.across, spec.out, vectors)
     pointers = Pointers(*(kernel.argument(place) for place in range(6)))
     first, last = kernel.number(6), kernel.number(7)

@@ -16,7 +16,8 @@ from llvmlite import ir
 from bptcnn.inner.kernels.bf16 import BF16, I16
 from bptcnn.inner.kernels.emit import F32, I32, I64, Function, Value
 from bptcnn.inner.kernels.shape import Vectors, tiles
-from bptcnn.inner.kernels.shuffles import filled, shuffled, square
+from bptcnn.inner.kernels.shuffles import filled, part, shuffled, square
+from bptcnn.inner.kernels.tiling import side_by_side
 
 CHUNK = 16
 """Pairs made at once."""
@@ -105,10 +106,10 @@ def _chunk(function: Function, one: Value, other: Value | None, target: Value, s
 
 
 def for_groups_forward(module: ir.Module, name: str, vectors: Vectors, outs: int, ins: int, size: int) -> None:
-    """Emit ``table[i, t, o] = w[o, i, t]``; with bfloat16 ``table[p, t, o] = (w[o, 2p, t], w[o, 2p + 1, t])``.
+    """Emit ``table[g, i, t, o] = w[s g + o, i, t]``; with bfloat16 pairs, of channels 2p and 2p + 1.
 
-    Arguments of the kernel: weights [outs, ins, size], table [ins or pairs, size, outs], first input channel or pair,
-    one past the last.
+    Arguments of the kernel: weights [outs, ins, size], table [outs / s, ins or pairs, size, s], first input channel or
+    pair, one past the last; s is :func:`~bptcnn.inner.kernels.tiling.side_by_side`.
 
     Args:
         module: gets the kernel.
@@ -122,10 +123,10 @@ def for_groups_forward(module: ir.Module, name: str, vectors: Vectors, outs: int
 
 
 def for_groups_backward(module: ir.Module, name: str, vectors: Vectors, outs: int, ins: int, size: int) -> None:
-    """Emit ``table[o, t, i] = w[o, i, t]``; with bfloat16 ``table[p, t, i] = (w[2p, i, t], w[2p + 1, i, t])``.
+    """Emit ``table[g, o, t, i] = w[o, s g + i, t]``; with bfloat16 pairs, of channels 2p and 2p + 1.
 
-    Arguments of the kernel: weights [outs, ins, size], table [outs or pairs, size, ins], first output channel or pair,
-    one past the last.
+    Arguments of the kernel: weights [outs, ins, size], table [ins / s, outs or pairs, size, s], first output channel or
+    pair, one past the last; s is :func:`~bptcnn.inner.kernels.tiling.side_by_side`.
 
     Args:
         module: gets the kernel.
@@ -152,6 +153,28 @@ class _Source:
     def depth(self) -> int:
         """Channels of an entry of the table: one, or a pair."""
         return self.vectors.parts
+
+    @property
+    def side(self) -> int:
+        """Rows that lie side by side."""
+        return side_by_side(self.vectors, self.rows[0])
+
+    def entry(self, group: Value, place: Value, row: Value) -> Value:
+        """Where an entry of the table is, of a row that is the first of those side by side, or of any.
+
+        Args:
+            group: of channels.
+            place: in the filter.
+            row: of the table.
+        """
+        builder, side, num_groups = self.function.builder, self.side, tiles(self.channels[0], self.depth)
+        near = (
+            (builder.udiv(row, I64(side)), num_groups * self.size * side),
+            (group, self.size * side),
+            (place, side),
+            builder.urem(row, I64(side)),
+        )
+        return self.function.at(self.function.argument(1), *near)
 
 
 LEAST_SQUARE = 8
@@ -194,9 +217,19 @@ def _in_squares(source: _Source, group: Value) -> None:
             ]
             for column, numbers in enumerate(zip(*squares, strict=True)):
                 if place + column < source.size:
-                    near = (group, source.size * count), (I64(place + column), count), row
-                    entry = numbers[0] if source.depth == 1 else paired(function, *numbers)
-                    function.builder.store(entry, function.at(function.argument(1), *near), align=4)
+                    entries = numbers[0]
+                    if source.depth == 2:
+                        entries = function.builder.bitcast(paired(function, *numbers), ir.VectorType(I32, lanes))
+                    _store(source, entries, group, I64(place + column), row)
+
+
+def _store(source: _Source, entries: Value, group: Value, place: Value, row: Value) -> None:
+    """Write entries of neighbouring rows."""
+    builder, lanes = source.function.builder, source.vectors.lanes
+    size = min(source.side, lanes)
+    for number in range(lanes // size):
+        slot = source.entry(group, place, builder.add(row, I64(number * size)))
+        builder.store(part(builder, entries, number, size), slot, align=4)
 
 
 def _one_by_one(source: _Source, group: Value) -> None:
@@ -206,7 +239,7 @@ def _one_by_one(source: _Source, group: Value) -> None:
         source.rows,
         source.channels,
     )
-    weights, table = function.argument(0), function.argument(1)
+    weights = function.argument(0)
     first = builder.mul(group, I64(source.depth))
     following = builder.add(first, I64(1))
     there = builder.icmp_signed("<", following, I64(total))
@@ -219,7 +252,7 @@ def _one_by_one(source: _Source, group: Value) -> None:
             numbers = entry, builder.select(there, other, F32(0.0))
             low, high = (builder.zext(builder.bitcast(builder.fptrunc(one, BF16), I16), I32) for one in numbers)
             entry = builder.or_(low, builder.shl(high, I32(16)))
-        builder.store(entry, function.at(table, (group, source.size * count), (place, count), row))
+        builder.store(entry, source.entry(group, place, row))
 
 
 def paired(function: Function, one: Value, other: Value) -> Value:

@@ -20,6 +20,18 @@ def grouped(vectors: Vectors, out: Plane) -> bool:
     return 1 < vectors.channels <= out.channels
 
 
+def side_by_side(vectors: Vectors, count: int) -> int:
+    """Channels whose weights lie side by side in such a table: as many as share a register, if groups come out even.
+
+    What a kernel reads of some channels is then one stream of memory for each group of them.
+
+    Args:
+        vectors: the registers and what they hold.
+        count: channels that are made.
+    """
+    return vectors.channels if count % vectors.channels == 0 else count
+
+
 def output_tile(across: tuple[Taps, ...], out: Plane, vectors: Vectors) -> tuple[int, int]:
     """The tile of channels (or groups) and columns that costs least: few are done twice, registers are used well.
 
