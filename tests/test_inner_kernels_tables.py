@@ -47,13 +47,13 @@ WEIGHT = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [[-1.0, -2.0], [-3.
 
 def test_tables_worked_out_by_hand() -> None:
     weight = torch.cat([WEIGHT, 10 * WEIGHT])  # four output channels, three input channels
-    table, _ = table_of(GROUPS[0], tables.for_groups_forward, weight, (0, 3))
+    table, _ = table_of(GROUPS[0], tables.for_groups_forward, weight, (0, 1))
     assert table[0, ..., 0, :].tolist() == [
         [[1, -1, 10, -10], [2, -2, 20, -20]],
         [[3, -3, 30, -30], [4, -4, 40, -40]],
         [[5, -5, 50, -50], [6, -6, 60, -60]],
     ]
-    table, _ = table_of(GROUPS[0], tables.for_groups_backward, weight.transpose(0, 1).contiguous(), (0, 3))
+    table, _ = table_of(GROUPS[0], tables.for_groups_backward, weight.transpose(0, 1).contiguous(), (0, 1))
     assert table[0, 0, :, 0].tolist() == [[1, -1, 10, -10], [2, -2, 20, -20]]
 
 
@@ -63,7 +63,7 @@ def test_tables_of_pairs_worked_out_by_hand() -> None:
     first = [[[1, 3], [-1, -3], [2, 6], [-2, -6], [4, 12], [-4, -12], [8, 24], [-8, -24]]]
     last = [[[6, 0], [-6, 0], [12, 0], [-12, 0], [24, 0], [-24, 0], [48, 0], [-48, 0]]]
     for emit, given_ in ((tables.for_groups_forward, weight), (tables.for_groups_backward, weight.transpose(0, 1))):
-        table = values(table_of(BF16_GROUPS[0], emit, given_.contiguous(), (0, 2))[0])
+        table = values(table_of(BF16_GROUPS[0], emit, given_.contiguous(), (0, 1))[0])
         assert table[0, 0, 0].tolist() == first
         assert table[0, 1, 1].tolist() == last
 
@@ -80,14 +80,17 @@ def test_a_part_of_any_table_is_all_that_is_written(
     vectors: Vectors, emit: Emitter, outs: int, ins: int, size: int, data: st.DataObject
 ) -> None:
     weight = drawn(2, outs, ins, size)
-    rows = -(-(ins if emit is tables.for_groups_forward else outs) // vectors.parts)
-    first = data.draw(st.integers(0, rows - 1))
-    last = data.draw(st.integers(first + 1, rows))
-    part, expected = table_of(vectors, emit, weight, (first, last))
-    assert part.shape[1] == rows
-    assert np.array_equal(part[:, first:last], expected[:, first:last])
-    assert values(part)[:, :first].isnan().all()
-    assert values(part)[:, last:].isnan().all()
+    rows, channels = (outs, ins) if emit is tables.for_groups_forward else (ins, outs)
+    parts = tables.num_parts(vectors, rows, channels)
+    first = data.draw(st.integers(0, parts - 1))
+    last = data.draw(st.integers(first + 1, parts))
+    table, expected = table_of(vectors, emit, weight, (first, last))
+    if rows % vectors.channels:  # parts are channels, not groups of rows
+        table, expected = (each.swapaxes(0, 1) for each in (table, expected))
+    assert len(table) == parts
+    assert np.array_equal(table[first:last], expected[first:last])
+    assert values(table[:first].copy()).isnan().all()
+    assert values(table[last:].copy()).isnan().all()
 
 
 # ------------------------------------------------------------------------------------------------ matrices

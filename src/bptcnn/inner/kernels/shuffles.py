@@ -69,6 +69,20 @@ def joined(builder: ir.IRBuilder, parts: Sequence[Value]) -> Value:
     return parts[0]
 
 
+def interleaved(builder: ir.IRBuilder, rows: Sequence[Value]) -> Value:
+    """The first numbers of all rows, then the second ones, and so on, in one vector.
+
+    Args:
+        builder: writes the instructions.
+        rows: equally long, a power of 2 of them.
+    """
+    while len(rows) > 1:
+        count, half = rows[0].type.count, len(rows) // 2
+        order = [place for each in range(count) for place in (each, count + each)]
+        rows = [shuffled(builder, rows[row], rows[row + half], order) for row in range(half)]
+    return rows[0]
+
+
 def square(function: Function, corner: Value, span: int, count: int, there: int | None = None) -> list[Value]:
     """The columns of a square of float32 numbers in memory.
 

@@ -119,7 +119,7 @@ def _forward(layer: Conv, vectors: Vectors) -> _Way | None:
     pairs = tiles(ins, vectors.parts)
     table, shape = Rows(1, outs * pairs * size), (outs, ins, size)
     if grouped(vectors, layer.shape):
-        return _Way(tables.for_groups_forward, shape, pairs, table)
+        return _Way(tables.for_groups_forward, shape, tables.num_parts(vectors, outs, ins), table)
     return _Way(tables.by_inputs, shape, outs, table) if vectors.bf16 and vectors.channels == 1 else None
 
 
@@ -133,7 +133,7 @@ def _backward(layer: Conv, vectors: Vectors) -> _Way | None:
     pairs = tiles(outs, vectors.parts)
     table, shape = Rows(1, pairs * ins * size), (outs, ins, size)
     if grouped(vectors, layer.data):
-        return _Way(tables.for_groups_backward, shape, pairs, table)
+        return _Way(tables.for_groups_backward, shape, tables.num_parts(vectors, ins, outs), table)
     return _Way(tables.by_outputs, shape, pairs, table) if vectors.bf16 and vectors.channels == 1 else None
 
 
