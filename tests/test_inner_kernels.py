@@ -41,6 +41,7 @@ from bptcnn.inner.kernels import conv, weights
 from bptcnn.inner.kernels.matrix_tiling import tile_of, unfolded
 from bptcnn.inner.kernels.shape import Plane, Vectors, Window, backward_taps, forward_taps
 from bptcnn.inner.kernels.sums import Epilogue
+from bptcnn.inner.kernels.tiling import is_turned
 from bptcnn.inner.lowering.buffers import Array
 
 WIDE = KINDS[0]
@@ -174,6 +175,8 @@ class Convolution:
             return self.bench.packed(matrices(weight.flatten(1)[..., None], 1, 32))
         if tile := tile_of(vectors, *taps, data, out):
             return self.bench.packed(matrices(weight.flatten(2), channels, tile.depth))
+        if not channels and is_turned(vectors, *weight.shape[:2], window.rows * window.columns):
+            return self.bench.copied(weight.transpose(0, 1).contiguous())
         return self.bench.filters(weight, channels)
 
     def backward_data(self, then: Epilogue, ranges: Sequence[tuple[int, int]] = ()) -> torch.Tensor:

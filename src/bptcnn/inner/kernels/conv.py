@@ -25,7 +25,7 @@ from bptcnn.inner.kernels.matrix_unfold import Unfolded
 from bptcnn.inner.kernels.narrow_conv import NarrowConv
 from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, alike, backward_taps, forward_taps, tiles
 from bptcnn.inner.kernels.sums import Epilogue, Pointers, Sum, finish, rows_seen
-from bptcnn.inner.kernels.tiling import grouped, output_tile, side_by_side
+from bptcnn.inner.kernels.tiling import grouped, is_turned, output_tile, side_by_side
 from bptcnn.inner.kernels.vectors import Kernel
 
 
@@ -95,7 +95,10 @@ def backward_data(
     across = backward_taps(window.columns, window.stride, window.padding)
     size = window.rows * window.columns
     spec = Sum(gradient, out, window.rows, window.columns, down, across, bias=False, then=then)
-    return _emit(module, name, vectors, spec, _Spans(size, out.channels * size, 1))
+    spans = _Spans(size, out.channels * size, 1)
+    if is_turned(vectors, gradient.channels, out.channels, size):
+        spans = _Spans(gradient.channels * size, size, 1)
+    return _emit(module, name, vectors, spec, spans)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,9 @@ from itertools import product
 
 from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, tiles
 
+MANY_WEIGHTS = 1 << 14
+"""Of a layer: they fill the first cache of a core."""
+
 LATENCY = 8
 """Independent multiply-adds that keep the units of a core busy."""
 
@@ -30,6 +33,20 @@ def side_by_side(vectors: Vectors, count: int) -> int:
         count: channels that are made.
     """
     return vectors.channels if count % vectors.channels == 0 else count
+
+
+def is_turned(vectors: Vectors, outs: int, ins: int, size: int) -> bool:
+    """Whether a gradient of data is made from a table of the weights, not where PyTorch keeps them.
+
+    There, those of one input channel lie far apart: if they are many, the first cache holds few of them at a time.
+
+    Args:
+        vectors: the registers and what they hold.
+        outs: output channels.
+        ins: input channels.
+        size: of the filter.
+    """
+    return not vectors.bf16 and vectors.channels == 1 and size > 1 and outs * ins * size >= MANY_WEIGHTS
 
 
 def output_tile(across: tuple[Taps, ...], out: Plane, vectors: Vectors) -> tuple[int, int]:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bptcnn.inner.graph.layers import Conv, Layer, products, trained_values
-from bptcnn.inner.kernels import matrix_tables, tables
+from bptcnn.inner.kernels import group_tables, matrix_tables, tables
 from bptcnn.inner.kernels.matrix_tiling import tile_of, unfolded
 from bptcnn.inner.kernels.shape import SIDE, Vectors, backward_taps, forward_taps, tiles
-from bptcnn.inner.kernels.tiling import grouped
+from bptcnn.inner.kernels.tiling import grouped, is_turned
 from bptcnn.inner.lowering.buffers import Rows
 from bptcnn.inner.lowering.program import Call, ranges
 from bptcnn.inner.lowering.writer import Writer
@@ -119,7 +119,7 @@ def _forward(layer: Conv, vectors: Vectors) -> _Way | None:
     pairs = tiles(ins, vectors.parts)
     table, shape = Rows(1, outs * pairs * size), (outs, ins, size)
     if grouped(vectors, layer.shape):
-        return _Way(tables.for_groups_forward, shape, tables.num_parts(vectors, outs, ins), table)
+        return _Way(group_tables.forward, shape, group_tables.num_parts(vectors, outs, ins), table)
     return _Way(tables.by_inputs, shape, outs, table) if vectors.bf16 and vectors.channels == 1 else None
 
 
@@ -133,7 +133,9 @@ def _backward(layer: Conv, vectors: Vectors) -> _Way | None:
     pairs = tiles(outs, vectors.parts)
     table, shape = Rows(1, pairs * ins * size), (outs, ins, size)
     if grouped(vectors, layer.data):
-        return _Way(tables.for_groups_backward, shape, tables.num_parts(vectors, ins, outs), table)
+        return _Way(group_tables.backward, shape, group_tables.num_parts(vectors, ins, outs), table)
+    if is_turned(vectors, outs, ins, size):
+        return _Way(tables.turned, shape, tiles(ins, tables.STREAMS), Rows(1, outs * ins * size))
     return _Way(tables.by_outputs, shape, pairs, table) if vectors.bf16 and vectors.channels == 1 else None
 
 
