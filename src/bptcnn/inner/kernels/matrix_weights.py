@@ -11,14 +11,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import product
 
-from llvmlite import ir
-
 from bptcnn.inner.kernels.bf16 import FLOATS, Bf16Kernel
-from bptcnn.inner.kernels.emit import I32, I64, Value
+from bptcnn.inner.kernels.emit import I64, Value
 from bptcnn.inner.kernels.matrix import Matrices, room
 from bptcnn.inner.kernels.matrix_tiling import WeightTile
 from bptcnn.inner.kernels.shape import ROW_BYTES, SIDE, Plane, Window, tiles
-from bptcnn.inner.kernels.shuffles import filled
+from bptcnn.inner.kernels.shuffles import filled, transposed
 from bptcnn.inner.kernels.vectors import Kernel
 
 MANY_AREAS = 128
@@ -169,20 +167,30 @@ class MatrixGradient(ABC):
         return kernel.at(self._sums, *near, I64(i * SIDE * shape.outs + o), kind=FLOATS)
 
     def _write(self, tile: Value) -> None:
-        """Bring the sums to where PyTorch wants them."""
+        """Bring the sums to where PyTorch wants them: 16 weights of 16 output channels at a time."""
+        kernel, outs, size = self._kernel, self._shape.outs, self._inputs * self._taps
+        start = kernel.at(kernel.argument(2), (tile, SIDE * outs * size))
+        for first, last, count in ((0, size // SIDE, SIDE), (size // SIDE * SIDE, size, 1)):
+            if first == last:
+                continue
+            with kernel.loop(last, first) as chunk, kernel.loop(outs) as out:
+                place = kernel.builder.mul(chunk, I64(count))
+                lines = [self._line(kernel.builder.add(place, I64(near)), out) for near in range(count)]
+                rows = transposed(kernel, lines) if count == SIDE else _numbers(kernel, lines[0])
+                for channel, numbers in enumerate(rows):
+                    target = kernel.at(start, (out, SIDE * size), place, channel * size)
+                    kernel.builder.store(numbers, target, align=4)
+
+    def _line(self, weight: Value, out: Value) -> Value:
+        """The sums of one weight of 16 output channels."""
         kernel, builder, shape = self._kernel, self._kernel.builder, self._shape
-        inputs = self._inputs
-        size, lines = inputs * self._taps, SIDE * shape.ins * shape.outs
-        start = kernel.at(kernel.argument(2), (tile, SIDE * shape.outs * size))
-        with kernel.loop(inputs) as i, kernel.loop(self._taps) as tap, kernel.loop(shape.outs) as o:
-            into, within = builder.udiv(i, I64(SIDE * shape.ins)), builder.urem(i, I64(SIDE * shape.ins))
-            near = (into, self._taps * lines), (tap, lines), (within, shape.outs), o
-            total = builder.load(kernel.at(self._sums, *near, kind=FLOATS), typ=FLOATS, align=ROW_BYTES)
-            _scatter(kernel, total, kernel.at(start, (o, SIDE * size), (i, self._taps), tap), size)
+        i, tap = builder.udiv(weight, I64(self._taps)), builder.urem(weight, I64(self._taps))
+        into, within = builder.udiv(i, I64(SIDE * shape.ins)), builder.urem(i, I64(SIDE * shape.ins))
+        lines = SIDE * shape.ins * shape.outs
+        near = (into, self._taps * lines), (tap, lines), (within, shape.outs), out
+        return builder.load(kernel.at(self._sums, *near, kind=FLOATS), typ=FLOATS, align=ROW_BYTES)
 
 
-def _scatter(kernel: Kernel, numbers: Value, first: Value, span: int) -> None:
-    """Write 16 numbers so far apart."""
-    lanes = ir.Constant(ir.VectorType(ir.IntType(1), SIDE), [1] * SIDE)
-    places = ir.Constant(ir.VectorType(I32, SIDE), [span * place for place in range(SIDE)])
-    kernel.instruction("llvm.x86.avx512.mask.scatter.dps.512", ir.VoidType(), first, lanes, places, numbers, I32(4))
+def _numbers(kernel: Kernel, vector: Value) -> list[Value]:
+    """The numbers of a vector, one by one."""
+    return [kernel.builder.extract_element(vector, I64(place)) for place in range(SIDE)]
