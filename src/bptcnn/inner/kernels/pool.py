@@ -64,8 +64,9 @@ def max_pool_backward(
     zero, builder, apart = kernel.constant(0.0), kernel.builder, side_by_side(window)
     with kernel.loop(out.channels) as channel:
         if not apart:
-            with kernel.loop(data.area) as place:
-                kernel.store(zero, kernel.place(target, (channel, data.area), place))
+            for sweep in kernel.sweeps(data.area):
+                with sweep as place:
+                    kernel.store(kernel.constant(0.0), kernel.place(target, (channel, data.area), place))
         for view in _views(kernel, window, data, out):
             with view as (corner, result, places):
                 seen, made = (kernel.place(pointer, (channel, data.area), corner) for pointer in (source, target))
