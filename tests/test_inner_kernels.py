@@ -38,7 +38,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from bptcnn.inner.kernels import conv, weights
-from bptcnn.inner.kernels.matrix_tiling import tile_of, unfolded
+from bptcnn.inner.kernels.matrices.tiling import tile_of, unfolded
 from bptcnn.inner.kernels.shape import Plane, Vectors, Window, backward_taps, forward_taps
 from bptcnn.inner.kernels.sums import Epilogue
 from bptcnn.inner.kernels.tiling import is_turned

@@ -6,7 +6,7 @@ from blocks import BF16, KINDS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bptcnn.inner.kernels.matrix_lines import lines_of, runs, side_by_side
+from bptcnn.inner.kernels.matrices.lines import lines_of, runs, side_by_side
 from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, alike, backward_taps, forward_taps
 from bptcnn.inner.kernels.tiling import output_tile, weight_tile
 

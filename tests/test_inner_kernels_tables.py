@@ -22,7 +22,8 @@ from blocks import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bptcnn.inner.kernels import group_tables, matrix_tables, tables
+from bptcnn.inner.kernels import group_tables, tables
+from bptcnn.inner.kernels.matrices import tables as matrix_tables
 from bptcnn.inner.kernels.shape import Vectors
 from bptcnn.inner.machine.processor import host_simd
 

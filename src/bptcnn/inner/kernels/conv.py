@@ -15,14 +15,9 @@ from itertools import product
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.bf16 import Bf16Kernel, FullBf16Kernel
 from bptcnn.inner.kernels.emit import I64, Value, Variable
 from bptcnn.inner.kernels.kinds import kernel_for
-from bptcnn.inner.kernels.matrix_conv import MatrixConv
-from bptcnn.inner.kernels.matrix_lines import narrow
-from bptcnn.inner.kernels.matrix_tiling import tile_of, unfolded
-from bptcnn.inner.kernels.matrix_unfold import Unfolded
-from bptcnn.inner.kernels.narrow_conv import NarrowConv
+from bptcnn.inner.kernels.matrices import ways as matrices
 from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, alike, backward_taps, forward_taps, tiles
 from bptcnn.inner.kernels.sums import Epilogue, Pointers, Sum, finish, rows_seen
 from bptcnn.inner.kernels.tiling import grouped, is_turned, output_tile, side_by_side
@@ -58,18 +53,11 @@ def forward(
     Returns:
         Tiles of channels: what the work can be divided by.
     """
-    if plane := unfolded(vectors, window, data, out):
-        taps = forward_taps(1, 1, 0)
-        spec = Sum(plane, out, 1, 1, taps, taps, bias, then)
-        shape = tile_of(vectors, taps, taps, plane, out)
-        assert shape is not None
-        if narrow(vectors):
-            return NarrowConv(Bf16Kernel(module, name, vectors), vectors, spec, shape, (window, data)).emit()
-        kernel = FullBf16Kernel(module, name, vectors)
-        return MatrixConv(kernel, spec, shape, Unfolded(kernel, window, data)).emit()
     down = forward_taps(window.rows, window.stride, window.padding)
     across = forward_taps(window.columns, window.stride, window.padding)
     spec = Sum(data, out, window.rows, window.columns, down, across, bias, then)
+    if (made := matrices.convolution(module, name, vectors, spec, window)) is not None:
+        return made
     size, pairs = window.rows * window.columns, vectors.bf16 and vectors.channels == 1
     return _emit(module, name, vectors, spec, _Spans(tiles(data.channels, 2 if pairs else 1) * size, size, 1))
 
@@ -95,6 +83,8 @@ def backward_data(
     across = backward_taps(window.columns, window.stride, window.padding)
     size = window.rows * window.columns
     spec = Sum(gradient, out, window.rows, window.columns, down, across, bias=False, then=then)
+    if (made := matrices.convolution(module, name, vectors, spec)) is not None:
+        return made
     spans = _Spans(size, out.channels * size, 1)
     if is_turned(vectors, gradient.channels, out.channels, size):
         spans = _Spans(gradient.channels * size, size, 1)
@@ -124,10 +114,6 @@ class _Tile:
 
 
 def _emit(module: ir.Module, name: str, vectors: Vectors, spec: Sum, spans: _Spans) -> int:
-    if shape := tile_of(vectors, spec.down, spec.across, spec.data, spec.out):
-        if narrow(vectors):
-            return NarrowConv(Bf16Kernel(module, name, vectors), vectors, spec, shape).emit()
-        return MatrixConv(FullBf16Kernel(module, name, vectors), spec, shape).emit()
     kernel = kernel_for(module, name, vectors, grouped=grouped(vectors, spec.out))
     if kernel.channels > 1:  # a table, in which weights of channels that are made lie side by side
         side, size = side_by_side(vectors, spec.out.channels), spec.filter_rows * spec.filter_columns

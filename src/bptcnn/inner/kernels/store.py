@@ -74,7 +74,7 @@ def _depends_on(kernel: str) -> list[str]:
 
 def sources() -> str:
     """A digest of all that emits and links, so that no change of it needs a new number."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    files = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 

@@ -11,17 +11,12 @@ from itertools import product
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.bf16 import Bf16Kernel, FullBf16Kernel
 from bptcnn.inner.kernels.emit import F32, I64, Value
 from bptcnn.inner.kernels.errors import Gathered, InPlace
-from bptcnn.inner.kernels.full_weights import FullGradient
 from bptcnn.inner.kernels.kinds import kernel_for
-from bptcnn.inner.kernels.matrix_lines import narrow
-from bptcnn.inner.kernels.matrix_tiling import unfolded, weight_tile_of
-from bptcnn.inner.kernels.matrix_unfold import Unfolded
-from bptcnn.inner.kernels.matrix_weights import MANY_AREAS, MatrixGradient
-from bptcnn.inner.kernels.narrow_weights import NarrowGradient
-from bptcnn.inner.kernels.shape import SIDE, Plane, Vectors, Window, alike, forward_taps
+from bptcnn.inner.kernels.matrices import ways as matrices
+from bptcnn.inner.kernels.matrices.gradient import MANY_AREAS
+from bptcnn.inner.kernels.shape import Plane, Vectors, Window, alike, forward_taps
 from bptcnn.inner.kernels.tiling import weight_group, weight_tile
 from bptcnn.inner.kernels.vectors import Kernel
 
@@ -79,20 +74,8 @@ def backward_weight(
     Returns:
         Tiles of output channels: what the work can be divided by.
     """
-    plane = unfolded(vectors, window, data, gradient)
-    seen = Window(1, 1) if plane else window
-    if shape := weight_tile_of(vectors, seen, plane or data, gradient, copied=plane is not None):
-        products: MatrixGradient
-        if narrow(vectors):
-            one = Bf16Kernel(module, name, vectors)
-            folded = (window, data) if plane else None
-            products = NarrowGradient(one, vectors, seen, plane or data, gradient, shape, folded)
-        else:
-            one = FullBf16Kernel(module, name, vectors)
-            source = (Unfolded(one, window, data), data) if plane else None
-            products = FullGradient(one, seen, plane or data, gradient, shape, source)
-        problem = _Problem(window, data, gradient, split=False)
-        return _by_matrices(one, products, problem, SIDE * shape.outs, bias=bias)
+    if by_matrices := matrices.gradient(module, name, vectors, window, data, gradient):
+        return _by_matrices(by_matrices, _Problem(window, data, gradient, split=False), bias=bias)
     kernel = kernel_for(module, name, vectors, grouped=weight_group(vectors, gradient) > 1)
     outs, ins = weight_tile(window, data, gradient, vectors)
     # Sums over few areas go on over all blocks, for the final sum over a vector's lanes costs as much as some areas do;
@@ -123,8 +106,9 @@ def backward_weight(
     return gradient.channels // (outs * kernel.channels)
 
 
-def _by_matrices(kernel: Kernel, products: MatrixGradient, problem: _Problem, channels: int, *, bias: bool) -> int:
-    """The same by products of matrices, so many output channels at a time."""
+def _by_matrices(made: matrices.Gradient, problem: _Problem, *, bias: bool) -> int:
+    """The same by products of matrices."""
+    kernel, products, channels = made
     builder, blocks = kernel.builder, kernel.scalar(kernel.argument(5), I64)
     part = _Part(I64(0), blocks, builder.icmp_signed("==", blocks, blocks), InPlace(kernel, problem.gradient))
     with kernel.loop(kernel.number(4), kernel.number(3)) as tile:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bptcnn.inner.graph.layers import Conv, Layer, products, trained_values
-from bptcnn.inner.kernels import group_tables, matrix_tables, tables
-from bptcnn.inner.kernels.matrix_tiling import tile_of, unfolded
+from bptcnn.inner.kernels import group_tables, tables
+from bptcnn.inner.kernels.matrices import tables as matrix_tables
+from bptcnn.inner.kernels.matrices.tiling import tile_of, unfolded
 from bptcnn.inner.kernels.shape import SIDE, Vectors, backward_taps, forward_taps, tiles
 from bptcnn.inner.kernels.tiling import grouped, is_turned
 from bptcnn.inner.lowering.buffers import Rows

@@ -17,7 +17,7 @@ from bptcnn.inner.kernels.shape import Plane, Window
 ZEROS = ir.Constant(WORDS, [0] * WORDS.count)
 
 
-class Unfolded:
+class FullUnfolding:
     """What the filter sees of one block at some places.
 
     Args:

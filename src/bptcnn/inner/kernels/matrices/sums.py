@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from bptcnn.inner.kernels.bf16 import Bf16Kernel
 from bptcnn.inner.kernels.emit import I64, Value
-from bptcnn.inner.kernels.matrix import LINE, Matrices
-from bptcnn.inner.kernels.matrix_tiling import Tile
+from bptcnn.inner.kernels.matrices.registers import LINE, Matrices
+from bptcnn.inner.kernels.matrices.tiling import Tile
 from bptcnn.inner.kernels.shape import SIDE, Taps
 from bptcnn.inner.kernels.sums import Pointers, Sum, rows_seen
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from bptcnn.inner.kernels.bf16 import FLOATS, Bf16Kernel
 from bptcnn.inner.kernels.emit import I64, Value
-from bptcnn.inner.kernels.matrix import room
-from bptcnn.inner.kernels.matrix_lines import span_of
-from bptcnn.inner.kernels.matrix_tiling import WeightTile, reaches, seen_rows
-from bptcnn.inner.kernels.matrix_weights import MANY_AREAS, PAIRS, MatrixGradient, Meeting
-from bptcnn.inner.kernels.narrow_lines import Copy, NarrowUnfolded
+from bptcnn.inner.kernels.matrices.gradient import MANY_AREAS, PAIRS, MatrixGradient, Meeting
+from bptcnn.inner.kernels.matrices.lines import span_of
+from bptcnn.inner.kernels.matrices.narrow_rows import Copy, NarrowUnfolding
+from bptcnn.inner.kernels.matrices.registers import room
+from bptcnn.inner.kernels.matrices.tiling import WeightTile, reaches, seen_rows
 from bptcnn.inner.kernels.shape import ROW_BYTES, SIDE, Plane, Vectors, Window, forward_taps
 from bptcnn.inner.kernels.shuffles import square
 
 
 class NarrowGradient(MatrixGradient):
-    """See :class:`~bptcnn.inner.kernels.matrix_weights.MatrixGradient`: a step is as many columns as a product sums up.
+    """See :class:`~bptcnn.inner.kernels.matrices.gradient.MatrixGradient`: a step is what one product sums up.
 
     Args:
         kernel: on narrow blocks.
@@ -50,7 +50,7 @@ class NarrowGradient(MatrixGradient):
         self._seen = Copy(kernel, vectors, data, self._lines, seen_rows(shape.rows, self._down, data))
         self._folded = unfolded[1] if unfolded else data
         self._unfolded = (
-            NarrowUnfolded(kernel, vectors, *unfolded, self._count * self._reach, shape.rows) if unfolded else None
+            NarrowUnfolding(kernel, vectors, *unfolded, self._count * self._reach, shape.rows) if unfolded else None
         )
 
     @property
@@ -68,7 +68,7 @@ class NarrowGradient(MatrixGradient):
         high = builder.add(builder.mul(builder.sub(last, I64(1)), I64(down.step)), I64(down.offsets[-1] + 1))
         self._seen.bring(source, kernel.clamp(low, 0, rows), kernel.clamp(high, 0, rows))
 
-    def _unfold(self, unfolded: NarrowUnfolded, source: Value, first: Value, last: Value) -> None:
+    def _unfold(self, unfolded: NarrowUnfolding, source: Value, first: Value, last: Value) -> None:
         """Lines of each channel that a row of the outputs sees."""
         kernel, seen, size = self._kernel, self._seen, self._reach * self._width
         unfolded.bring(source, first, last)

@@ -15,10 +15,10 @@ from llvmlite import ir
 
 from bptcnn.inner.kernels.bf16 import WORDS, FullBf16Kernel
 from bptcnn.inner.kernels.emit import F32, I64, Value
-from bptcnn.inner.kernels.matrix import LINE, room
-from bptcnn.inner.kernels.matrix_sums import FilterRow, MatrixSums
-from bptcnn.inner.kernels.matrix_tiling import Tile, band_rows, seen_rows
-from bptcnn.inner.kernels.matrix_unfold import ZEROS, Unfolded
+from bptcnn.inner.kernels.matrices.full_unfolding import ZEROS, FullUnfolding
+from bptcnn.inner.kernels.matrices.registers import LINE, room
+from bptcnn.inner.kernels.matrices.sums import FilterRow, MatrixSums
+from bptcnn.inner.kernels.matrices.tiling import Tile, band_rows, seen_rows
 from bptcnn.inner.kernels.shape import ROW_BYTES, SIDE, Taps, alike, tiles
 from bptcnn.inner.kernels.shuffles import part
 from bptcnn.inner.kernels.sums import Sum, finish
@@ -48,7 +48,7 @@ class _Place:
     seen: tuple[tuple[int, ...], ...]  # the taps that each column sees
 
 
-class MatrixConv:
+class FullConv:
     """Emits one convolution.
 
     Args:
@@ -58,7 +58,7 @@ class MatrixConv:
         unfolded: whence the data comes, if it does not lie anywhere as it is multiplied.
     """
 
-    def __init__(self, kernel: FullBf16Kernel, spec: Sum, shape: Tile, unfolded: Unfolded | None = None) -> None:
+    def __init__(self, kernel: FullBf16Kernel, spec: Sum, shape: Tile, unfolded: FullUnfolding | None = None) -> None:
         self._kernel, self._spec, self._shape, self._unfolded = kernel, spec, shape, unfolded
         self._whole = MatrixSums(kernel, spec, shape)
         self._pointers, self._matrices = self._whole.pointers, self._whole.matrices
@@ -113,7 +113,7 @@ class MatrixConv:
             self._put(band, woven, (group, row, column), pair)
         return band
 
-    def _weave_unfolded(self, unfolded: Unfolded, band: _Band, first: Value, last: Value) -> None:
+    def _weave_unfolded(self, unfolded: FullUnfolding, band: _Band, first: Value, last: Value) -> None:
         """The same of data that is unfolded on the way."""
         kernel, shape = self._kernel, self._shape
         with kernel.loop(last, first) as row, kernel.loop(self._spec.data.columns) as column:

@@ -1,4 +1,4 @@
-"""Rows of narrow blocks, brought into lines; see :mod:`~bptcnn.inner.kernels.matrix_lines`."""
+"""Rows of narrow blocks, brought into lines; see :mod:`~bptcnn.inner.kernels.matrices.lines`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from llvmlite import ir
 
 from bptcnn.inner.kernels.bf16 import I16, Bf16Kernel
 from bptcnn.inner.kernels.emit import I64, Value
-from bptcnn.inner.kernels.matrix import room
-from bptcnn.inner.kernels.matrix_lines import Lines, lines_of, runs, span_of
+from bptcnn.inner.kernels.matrices.lines import Lines, lines_of, runs, span_of
+from bptcnn.inner.kernels.matrices.registers import room
 from bptcnn.inner.kernels.shape import ROW_BYTES, Plane, Vectors, Window, forward_taps, tiles
 from bptcnn.inner.kernels.shuffles import shuffled
 
@@ -146,7 +146,7 @@ class Copy:
                 kernel.write(self._reader.words(row, number, entry, size), kernel.place(target, entry))
 
 
-class NarrowUnfolded:
+class NarrowUnfolding:
     """What the filter sees of one block at some places, as channels: each area of the filter in each channel.
 
     Args:

@@ -13,8 +13,8 @@ from itertools import product
 
 from bptcnn.inner.kernels.bf16 import FLOATS, Bf16Kernel
 from bptcnn.inner.kernels.emit import I64, Value
-from bptcnn.inner.kernels.matrix import Matrices, room
-from bptcnn.inner.kernels.matrix_tiling import WeightTile
+from bptcnn.inner.kernels.matrices.registers import Matrices, room
+from bptcnn.inner.kernels.matrices.tiling import WeightTile
 from bptcnn.inner.kernels.shape import ROW_BYTES, SIDE, Plane, Window, tiles
 from bptcnn.inner.kernels.shuffles import filled, transposed
 from bptcnn.inner.kernels.vectors import Kernel

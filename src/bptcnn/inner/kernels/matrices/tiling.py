@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-from bptcnn.inner.kernels.matrix_lines import Lines, line_bytes, lines_of, narrow, span_of
+from bptcnn.inner.kernels.matrices.lines import Lines, line_bytes, lines_of, narrow, span_of
 from bptcnn.inner.kernels.shape import ROW_BYTES, SIDE, SUMS, Plane, Taps, Vectors, Window, forward_taps, tiles
 
 PLACE_BYTES = 64

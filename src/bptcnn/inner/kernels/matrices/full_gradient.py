@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from bptcnn.inner.kernels.bf16 import FLOATS, FullBf16Kernel
 from bptcnn.inner.kernels.emit import I64, Value
-from bptcnn.inner.kernels.matrix import room
-from bptcnn.inner.kernels.matrix_tiling import WeightTile
-from bptcnn.inner.kernels.matrix_unfold import ZEROS, Unfolded
-from bptcnn.inner.kernels.matrix_weights import MANY_AREAS, PAIRS, MatrixGradient, Meeting
+from bptcnn.inner.kernels.matrices.full_unfolding import ZEROS, FullUnfolding
+from bptcnn.inner.kernels.matrices.gradient import MANY_AREAS, PAIRS, MatrixGradient, Meeting
+from bptcnn.inner.kernels.matrices.registers import room
+from bptcnn.inner.kernels.matrices.tiling import WeightTile
 from bptcnn.inner.kernels.shape import ROW_BYTES, SIDE, Plane, Window
 from bptcnn.inner.kernels.shuffles import square
 
 
 class FullGradient(MatrixGradient):
-    """See :class:`~bptcnn.inner.kernels.matrix_weights.MatrixGradient`: a step along a row is a column.
+    """See :class:`~bptcnn.inner.kernels.matrices.gradient.MatrixGradient`: a step along a row is a column.
 
     Args:
         kernel: on places that fill registers of bfloat16 numbers.
@@ -31,7 +31,7 @@ class FullGradient(MatrixGradient):
         data: Plane,
         gradient: Plane,
         shape: WeightTile,
-        unfolded: tuple[Unfolded, Plane] | None = None,
+        unfolded: tuple[FullUnfolding, Plane] | None = None,
     ) -> None:
         super().__init__(kernel, window, data, gradient, shape, split=gradient.area >= MANY_AREAS)
         self._turned = room(kernel, shape.rows * gradient.columns * shape.outs * PAIRS, FLOATS)
@@ -59,7 +59,7 @@ class FullGradient(MatrixGradient):
             for pair, channels in enumerate(square(kernel, corner, gradient.area * PAIRS, SIDE)):
                 builder.store(channels, kernel.at(target, pair, kind=FLOATS), align=ROW_BYTES)
 
-    def _unfold(self, unfolded: Unfolded, block: Value, first: Value, last: Value) -> None:
+    def _unfold(self, unfolded: FullUnfolding, block: Value, first: Value, last: Value) -> None:
         """Some rows of the data: [rows, columns, channels] lines."""
         kernel, data, builder = self._kernel, self._data, self._kernel.builder
         source = kernel.place(kernel.argument(0), (block, self._folded.size))

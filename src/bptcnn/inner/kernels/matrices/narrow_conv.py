@@ -1,8 +1,8 @@
 """Convolution, and its gradient with regard to the data, by products of matrices where a block has few samples.
 
-As in :mod:`~bptcnn.inner.kernels.matrix_conv`, but the columns of a matrix are neighbouring places of a map, with all
-samples of each. Rows of the data are woven, pair of channels by pair of channels, into lines of entries: one for each
-column that the filter may see, padding included, so that each tap reads its matrices at a shift of its own.
+As in :mod:`~bptcnn.inner.kernels.matrices.full_conv`, but the columns of a matrix are neighbouring places of a map,
+with all samples of each. Rows of the data are woven, pair of channels by pair of channels, into lines of entries: one
+for each column that the filter may see, padding included, so that each tap reads its matrices at a shift of its own.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from llvmlite import ir
 
 from bptcnn.inner.kernels.bf16 import FLOATS, I16, Bf16Kernel
 from bptcnn.inner.kernels.emit import I64, Value
-from bptcnn.inner.kernels.matrix import LINE, room
-from bptcnn.inner.kernels.matrix_lines import Lines, lines_of, runs, side_by_side, span_of
-from bptcnn.inner.kernels.matrix_sums import FilterRow, MatrixSums
-from bptcnn.inner.kernels.matrix_tiling import Tile, narrow_bytes, narrow_rows, seen_rows
-from bptcnn.inner.kernels.narrow_lines import NarrowUnfolded, Reader
+from bptcnn.inner.kernels.matrices.lines import Lines, lines_of, runs, side_by_side, span_of
+from bptcnn.inner.kernels.matrices.narrow_rows import NarrowUnfolding, Reader
+from bptcnn.inner.kernels.matrices.registers import LINE, room
+from bptcnn.inner.kernels.matrices.sums import FilterRow, MatrixSums
+from bptcnn.inner.kernels.matrices.tiling import Tile, narrow_bytes, narrow_rows, seen_rows
 from bptcnn.inner.kernels.shape import ROW_BYTES, SIDE, Plane, Taps, Vectors, Window, tiles
 from bptcnn.inner.kernels.shuffles import part, shuffled
 from bptcnn.inner.kernels.sums import Sum, finish
@@ -76,7 +76,9 @@ class NarrowConv:
         self._rows = narrow_rows(*problem)
         self._memory = room(kernel, max(1, tiles(narrow_bytes(self._rows, *problem), ROW_BYTES)))
         self._sum = room(kernel, SIDE)
-        self._unfolded = NarrowUnfolded(kernel, vectors, *unfolded, spec.data.columns, self._rows) if unfolded else None
+        self._unfolded = (
+            NarrowUnfolding(kernel, vectors, *unfolded, spec.data.columns, self._rows) if unfolded else None
+        )
 
     def emit(self) -> int:
         """Emit it; returns the tiles: channels of each band of rows."""
@@ -138,7 +140,7 @@ class NarrowConv:
                     )
                     self._put(one, other, kernel.place(target, (entry, 2)))
 
-    def _weave_unfolded(self, unfolded: NarrowUnfolded, band: _Band, last: Value) -> None:
+    def _weave_unfolded(self, unfolded: NarrowUnfolding, band: _Band, last: Value) -> None:
         """The same of data that is unfolded on the way."""
         kernel = self._kernel
         unfolded.bring(self._whole.pointers.data, band.first, last)
