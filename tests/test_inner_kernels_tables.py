@@ -17,12 +17,13 @@ from blocks import (
     matrices,
     needs_bf16,
     needs_matrices,
+    number,
     values,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bptcnn.inner.kernels import group_tables, tables
+from bptcnn.inner.kernels import group_tables, parts, tables
 from bptcnn.inner.kernels.matrices import tables as matrix_tables
 from bptcnn.inner.kernels.shape import Vectors
 from bptcnn.inner.machine.processor import host_simd
@@ -82,13 +83,13 @@ def test_a_part_of_any_table_is_all_that_is_written(
 ) -> None:
     weight = drawn(2, outs, ins, size)
     rows, channels = (outs, ins) if emit is group_tables.forward else (ins, outs)
-    parts = group_tables.num_parts(vectors, rows, channels)
-    first = data.draw(st.integers(0, parts - 1))
-    last = data.draw(st.integers(first + 1, parts))
+    count = group_tables.num_parts(vectors, rows, channels)
+    first = data.draw(st.integers(0, count - 1))
+    last = data.draw(st.integers(first + 1, count))
     table, expected = table_of(vectors, emit, weight, (first, last))
     if rows % vectors.channels:  # parts are channels, not groups of rows
         table, expected = (each.swapaxes(0, 1) for each in (table, expected))
-    assert len(table) == parts
+    assert len(table) == count
     assert np.array_equal(table[first:last], expected[first:last])
     assert values(table[:first].copy()).isnan().all()
     assert values(table[last:].copy()).isnan().all()
@@ -106,6 +107,26 @@ def test_turned_weights_lie_channel_by_channel(vectors: Vectors, outs: int, ins:
     for part in range(-(-ins // tables.STREAMS)):
         bench.call(name, source, table, part, part + 1)
     assert np.array_equal(table, weight.transpose(0, 1).numpy())
+
+
+# ------------------------------------------------------------------------------------------------ parts
+
+
+@settings(max_examples=12)
+@given(st.integers(1, 5), st.integers(1, 70), st.data())
+def test_parts_of_the_blocks_that_are_there_are_added_in_their_order(
+    blocks: int, size: int, data: st.DataObject
+) -> None:
+    there = data.draw(st.integers(1, blocks))
+    of_blocks, bench = drawn(6, blocks, size), Bench(Vectors(16, 32))
+    of_blocks[there:] = float("nan")
+    name, _ = bench.emit(parts.added, size)
+    total = bench.memory(size)
+    bench.call(name, bench.copied(of_blocks), total, number(there))
+    expected = of_blocks[0].clone()
+    for part in of_blocks[1:there]:
+        expected += part
+    assert np.array_equal(total, expected.numpy())
 
 
 # ------------------------------------------------------------------------------------------------ matrices

@@ -1,9 +1,7 @@
 """From layers to the program of the backward pass: gradients of the data along the chains, of the weights beside them.
 
 The gradient of a value is the sum of what the layers that saw it give it; if ReLU made the value, the last of them cuts
-it off where the value is zero. The gradients of weights wait for the chains of all blocks and are divided by output
-channels: nothing is left to be reduced, each sum has one order, and whoever has nothing to do on the critical path
-works on them.
+it off where the value is zero. For the gradients of weights see :mod:`~bptcnn.inner.lowering.gradients`.
 
 What is frozen costs nothing: a value has a gradient only if something in front of it trains.
 """
@@ -28,17 +26,14 @@ from bptcnn.inner.graph.layers import (
     trained_values,
     trains,
 )
-from bptcnn.inner.kernels import conv, descent, norm, pointwise, pool, weights
+from bptcnn.inner.kernels import conv, norm, pointwise, pool
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.kernels.sums import Epilogue
 from bptcnn.inner.lowering.buffers import Rows
 from bptcnn.inner.lowering.filters import Filters
-from bptcnn.inner.lowering.program import Call, ranges
+from bptcnn.inner.lowering.gradients import WeightGradients
+from bptcnn.inner.lowering.program import Call
 from bptcnn.inner.lowering.writer import Writer, flops, label
-from bptcnn.inner.tasks.dag import Kind
-
-WEIGHT_TASKS = 3
-"""Tasks for the gradient of one layer's weights, for each lane: so many that a slow lane can take fewer."""
 
 HEAVY_FLOPS = 1e8
 """What takes a lane about a millisecond: long enough for others to do something else while the last block is at it."""
@@ -75,12 +70,10 @@ class Backward:
         self._trained = trained_values(layers)
         # Norms that need all blocks cut the chains often enough.
         self._uncut = not any(isinstance(layer, Norm) and not layer.fixed for layer in layers)
+        self._weights = WeightGradients(writer, gradient_of, move, loss, by_blocks=self._uncut)
         self._gradients: dict[int, Rows] = {layers[-1].out: buffers.scores_gradient}
-        self._weight_work: list[tuple[str, Conv, Rows]] = []
         self._rooms: list[Rows] = []
         self._free: list[Rows] = []
-        self._weight_tasks: list[int] = []
-        self._read_by_tasks: list[Rows] = []
 
     def write(self) -> None:
         """Write the pass."""
@@ -91,7 +84,7 @@ class Backward:
             gradient = self._gradients.pop(layer.out)
             if isinstance(layer, Conv):
                 if trains(layer):
-                    self._weight_work.append((self._writer.layer, layer, gradient))
+                    self._weights.add(layer, gradient)
                 self._conv(layer, gradient)
             elif isinstance(layer, Norm):
                 self._norm(layer, gradient)
@@ -101,14 +94,14 @@ class Backward:
             else:
                 self._simple(layer, gradient)
             self._recycle()
-        self._weights(self._writer.chains.close())
+        self._weights.finish(self._writer.chains.close())
 
     def _conv(self, layer: Conv, gradient: Rows) -> None:
         (value,) = layer.inputs
         if value not in self._trained:
             return
         if self._uncut and flops(layer) * self._buffers.width > HEAVY_FLOPS:
-            self._weights(self._writer.chains.close())
+            self._weights.write(self._writer.chains.close())
         before, data, target = self._gradients.get(value), self._buffers.values[value], self._room(layer.data)
         last = self._left[value] == 1
         then = Epilogue(add=before is not None, mask=last and self._rectified(value))
@@ -165,11 +158,11 @@ class Backward:
         call = Call(
             kernel, (rows.sums.address, counts.address, rows.table.address, *results, rows.coefficients.address, blocks)
         )
-        moves = [move for parameter in parameters for move in self._moves(parameter, 0, data.channels)]
+        moves = [move for parameter in parameters for move in self._weights.moves(parameter, 0, data.channels)]
         # Who makes the gradients of weights may be one barrier late, not two: then what they read is free again.
-        before = writer.chains.barrier(writer.layer, [call, *moves], (*self._weight_tasks, *self._loss))
-        self._weight_tasks, self._read_by_tasks = [], []
-        self._weights(before)
+        before = writer.chains.barrier(writer.layer, [call, *moves], (*self._weights.tasks, *self._loss))
+        self._weights.begin()
+        self._weights.write(before)
         if layer.inputs[0] not in self._trained:
             return
         kernel, _ = self._use(norm.backward_data, small)
@@ -258,40 +251,5 @@ class Backward:
 
     def _recycle(self) -> None:
         """Find the room that is free after this layer: the next calls come later in the same chains."""
-        later = [gradient for _, _, gradient in self._weight_work]
-        in_use = {id(rows) for rows in (*self._gradients.values(), *later, *self._read_by_tasks)}
+        in_use = {id(rows) for rows in (*self._gradients.values(), *self._weights.in_use())}
         self._free = [rows for rows in self._rooms if id(rows) not in in_use]
-
-    def _moves(self, parameter: torch.Tensor | None, first: int, last: int) -> list[Call]:
-        """The update of some numbers of a parameter, if it moves."""
-        rule = None if self._descent is None or parameter is None else self._descent.rule(parameter)
-        if rule is None or parameter is None:
-            return []
-        kernel, _ = self._use(descent.sgd, momentum=rule.momentum, nesterov=rule.nesterov)
-        gradient, stay = self._gradient_of(parameter).data_ptr(), self._buffers.loss.stay.ctypes.data
-        arguments = parameter.data_ptr(), gradient, rule.velocity, rule.numbers, stay, first, last
-        return [Call(kernel, arguments)]
-
-    def _weights(self, after: tuple[int, ...]) -> None:
-        """Tasks for the gradients of weights, whose outputs' gradient is complete after some tasks."""
-        buffers, writer = self._buffers, self._writer
-        for name, layer, gradient in self._weight_work:
-            module, data = layer.module, buffers.values[layer.inputs[0]]
-            kernel, tiles = self._use(
-                weights.backward_weight, layer.window, layer.data, layer.shape, bias=module.bias is not None
-            )
-            fixed = data.address, gradient.address, self._gradient_of(module.weight).data_ptr()
-            bias = 0 if module.bias is None else self._gradient_of(module.bias).data_ptr()
-            samples = buffers.num_blocks * buffers.width
-            for part, (first, last) in enumerate(ranges(tiles, WEIGHT_TASKS * writer.num_lanes)):
-                share = (last - first) / tiles
-                calls = [Call(kernel, (*fixed, first, last, buffers.blocks.ctypes.data, bias))]
-                for parameter in (module.weight, module.bias):
-                    size = 0 if parameter is None else parameter.numel() // tiles
-                    calls += self._moves(parameter, first * size, last * size)
-                num_bytes = float(buffers.vectors.num_bytes) * samples * (layer.data.size + share * layer.shape.size)
-                cost = share * flops(layer) * samples, num_bytes
-                number = writer.chains.task(Kind.BACKWARD_WEIGHT, name, part, (*after, *self._loss), calls, *cost)
-                self._weight_tasks.append(number)
-            self._read_by_tasks.append(gradient)
-        self._weight_work = []

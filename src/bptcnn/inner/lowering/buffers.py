@@ -122,6 +122,7 @@ class Buffers:
         width: samples of a block.
         num_samples: of this step.
         blocks: int64 [1], blocks of samples in this step.
+        one: int64 [1], for what works on one block.
         images: a row for each block: [width, numbers of an image], where the caller's do not fill the blocks.
         images_address: int64 [1], where the images are to be read.
         values: of each value a row for each block, blocked; the gradient of some lies where they lay.
@@ -146,7 +147,9 @@ class Buffers:
         self.present = Rows(num_blocks, width)
         self.keys = Rows(num_blocks, width)
         self.loss = LossRows(num_blocks, width)
+        self.one = np.ones(1, np.int64)
         self._rooms: list[Rows] = []
+        self._parts: dict[tuple[int, int], Rows] = {}
         norms = [layer for layer in layers if isinstance(layer, Norm)]
         self.counts = {area: Rows(num_blocks, 1) for area in {layer.data.area for layer in norms}}
         self.norms = {layer.out: NormRows(num_blocks, layer.data.channels) for layer in norms}
@@ -173,6 +176,18 @@ class Buffers:
             return self._rooms[-1]
 
         return room
+
+    def parts(self, value: int, place: int, size: int) -> Rows:
+        """Room for each block's part of the gradient of a layer's weights, the same each time.
+
+        Args:
+            value: that the layer makes.
+            place: of the parameter in the layer.
+            size: numbers of a part.
+        """
+        if (value, place) not in self._parts:
+            self._parts[value, place] = Rows(self.num_blocks, size)
+        return self._parts[value, place]
 
     def announce(self, samples: int) -> None:
         """Say how many samples the next step has.

@@ -1,0 +1,156 @@
+"""The tasks that make the gradients of weights, beside the chains or within them.
+
+Those of many weights wait for the chains of all blocks and are divided by output channels: nothing is left to be
+reduced, each sum has one order, and whoever has nothing to do on the critical path works on them. Those of few weights
+are made block by block within the chains, where what they are made of still is in the core's cache, and are summed up
+in the order of the blocks; unless norms cut the chains, and leave gaps that want to be filled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from bptcnn.inner.descent import Descent
+from bptcnn.inner.graph.layers import Conv
+from bptcnn.inner.kernels import descent, parts, weights
+from bptcnn.inner.lowering.buffers import Rows
+from bptcnn.inner.lowering.program import Call, ranges
+from bptcnn.inner.lowering.writer import Writer, flops
+from bptcnn.inner.tasks.dag import Kind
+
+WEIGHT_TASKS = 3
+"""Tasks for the gradient of one layer's weights, for each lane: so many that a slow lane can take fewer."""
+
+FEW_WEIGHTS = 1 << 12
+"""Of a layer, whose sum over the blocks costs next to nothing."""
+
+
+class WeightGradients:
+    """Writes these tasks.
+
+    Args:
+        writer: of the backward pass.
+        gradient_of: where a parameter's gradient is written, contiguous.
+        move: moves the weights as soon as their gradient is there, and nobody reads them any more.
+        loss: the task that knows whether they may move.
+        by_blocks: whether those of few weights are made within the chains.
+
+    Attributes:
+        tasks: written since the last barrier.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        gradient_of: Callable[[torch.Tensor], torch.Tensor],
+        move: Descent | None,
+        loss: Sequence[int],
+        *,
+        by_blocks: bool,
+    ) -> None:
+        self._writer, self._buffers, self._use = writer, writer.buffers, writer.library.use
+        self._gradient_of, self._descent, self._loss = gradient_of, move, tuple(loss)
+        self._by_blocks = by_blocks and writer.buffers.num_blocks > 1
+        self._later: list[tuple[str, Conv, Rows]] = []
+        self._parts: list[tuple[str, torch.Tensor, Rows]] = []
+        self._read: list[Rows] = []
+        self.tasks: list[int] = []
+
+    def add(self, layer: Conv, gradient: Rows) -> None:
+        """Have the gradient of a layer's weights made.
+
+        Args:
+            layer: whose outputs' gradient the chains have just made.
+            gradient: of its outputs.
+        """
+        if self._by_blocks and layer.module.weight.numel() <= FEW_WEIGHTS:
+            self._make_parts(layer, gradient)
+        else:
+            self._later.append((self._writer.layer, layer, gradient))
+
+    def in_use(self) -> list[Rows]:
+        """What tasks read, or will read."""
+        return [*(gradient for _, _, gradient in self._later), *self._read]
+
+    def begin(self) -> None:
+        """Behind a barrier that waited for all tasks: what they read is free."""
+        self.tasks, self._read = [], []
+
+    def write(self, after: tuple[int, ...]) -> None:
+        """Write the tasks of all layers that wait for the chains.
+
+        Args:
+            after: tasks with which their outputs' gradient is complete.
+        """
+        for name, layer, gradient in self._later:
+            kernel, tiles = self._kernel(layer)
+            data, bias = self._buffers.values[layer.inputs[0]], layer.module.bias
+            fixed = data.address, gradient.address, self._gradient_of(layer.module.weight).data_ptr()
+            of_bias = 0 if bias is None else self._gradient_of(bias).data_ptr()
+            samples = self._buffers.num_blocks * self._buffers.width
+            for part, (first, last) in enumerate(ranges(tiles, WEIGHT_TASKS * self._writer.num_lanes)):
+                share = (last - first) / tiles
+                calls = [Call(kernel, (*fixed, first, last, self._buffers.blocks.ctypes.data, of_bias))]
+                for parameter in (layer.module.weight, bias):
+                    size = 0 if parameter is None else parameter.numel() // tiles
+                    calls += self.moves(parameter, first * size, last * size)
+                num_bytes = self._num_bytes(samples, layer.data.size + share * layer.shape.size)
+                self._task(name, part, after, calls, share * flops(layer) * samples, num_bytes)
+            self._read.append(gradient)
+        self._later = []
+
+    def finish(self, after: tuple[int, ...]) -> None:
+        """Write the last tasks.
+
+        Args:
+            after: those with which the chains end.
+        """
+        self.write(after)
+        for part, (name, parameter, rows) in enumerate(self._parts):
+            kernel, _ = self._use(parts.added, parameter.numel())
+            target, blocks = self._gradient_of(parameter).data_ptr(), self._buffers.blocks.ctypes.data
+            calls = [Call(kernel, (rows.address, target, blocks)), *self.moves(parameter, 0, parameter.numel())]
+            self._task(name, part, after, calls, 0.0, float(rows.array.nbytes))
+
+    def moves(self, parameter: torch.Tensor | None, first: int, last: int) -> list[Call]:
+        """The update of some numbers of a parameter, if it moves.
+
+        Args:
+            parameter: the weights, or None.
+            first: number.
+            last: one past the last.
+        """
+        rule = None if self._descent is None or parameter is None else self._descent.rule(parameter)
+        if rule is None or parameter is None:
+            return []
+        kernel, _ = self._use(descent.sgd, momentum=rule.momentum, nesterov=rule.nesterov)
+        gradient, stay = self._gradient_of(parameter).data_ptr(), self._buffers.loss.stay.ctypes.data
+        arguments = parameter.data_ptr(), gradient, rule.velocity, rule.numbers, stay, first, last
+        return [Call(kernel, arguments)]
+
+    def _make_parts(self, layer: Conv, gradient: Rows) -> None:
+        buffers, writer, module = self._buffers, self._writer, layer.module
+        (kernel, tiles), data = self._kernel(layer), buffers.values[layer.inputs[0]]
+        parameters = [parameter for parameter in (module.weight, module.bias) if parameter is not None]
+        made = [buffers.parts(layer.out, place, parameter.numel()) for place, parameter in enumerate(parameters)]
+        one, num_bytes = buffers.one.ctypes.data, self._num_bytes(buffers.width, layer.data.size + layer.shape.size)
+        for block in range(buffers.num_blocks):
+            weight, bias, *_ = (*(rows.row(block) for rows in made), 0)
+            call = Call(kernel, (data.row(block), gradient.row(block), weight, 0, tiles, one, bias))
+            writer.chains.call(block, writer.layer, call, flops(layer) * buffers.width, num_bytes)
+        self._parts += [(writer.layer, parameter, rows) for parameter, rows in zip(parameters, made, strict=True)]
+
+    def _kernel(self, layer: Conv) -> tuple[str, int]:
+        bias = layer.module.bias is not None
+        return self._use(weights.backward_weight, layer.window, layer.data, layer.shape, bias=bias)
+
+    def _num_bytes(self, samples: int, numbers: float) -> float:
+        return self._buffers.vectors.num_bytes * samples * numbers
+
+    def _task(
+        self, name: str, part: int, after: tuple[int, ...], calls: list[Call], work: float, num_bytes: float
+    ) -> None:
+        before = (*after, *self._loss)
+        self.tasks.append(self._writer.chains.task(Kind.BACKWARD_WEIGHT, name, part, before, calls, work, num_bytes))
