@@ -9,7 +9,7 @@ from llvmlite import ir
 from bptcnn.inner.kernels.bf16 import BF16, I16
 from bptcnn.inner.kernels.emit import F32, I32, I64, Function, Value
 from bptcnn.inner.kernels.shape import Vectors, tiles
-from bptcnn.inner.kernels.shuffles import interleaved, loaded, part, square
+from bptcnn.inner.kernels.shuffles import interleaved, loaded, part
 from bptcnn.inner.kernels.tables import paired
 from bptcnn.inner.kernels.tiling import side_by_side
 
@@ -80,47 +80,17 @@ class _Source:
         """Rows that lie side by side."""
         return side_by_side(self.vectors, self.rows[0])
 
-    def entry(self, group: Value, place: Value, row: Value) -> Value:
-        """Where an entry of the table is, of a row that is the first of those side by side, or of any.
-
-        Args:
-            group: of channels.
-            place: in the filter.
-            row: of the table.
-        """
-        builder, side, num_groups = self.function.builder, self.side, tiles(self.channels[0], self.depth)
-        near = (
-            (builder.udiv(row, I64(side)), num_groups * self.size * side),
-            (group, self.size * side),
-            (place, side),
-            builder.urem(row, I64(side)),
-        )
-        return self.function.at(self.function.argument(1), *near)
-
-
-LEAST_SQUARE = 8
-"""Places of a filter from which on squares of them are turned at once: of fewer, too much would be read in vain."""
-
 
 def _fill(source: _Source) -> None:
     """The part of the table that the arguments name: of groups of rows, or of channels where groups do not come out."""
-    function, builder = source.function, source.function.builder
+    function = source.function
     if source.side == source.vectors.channels:
         with function.loop(function.number(3), function.number(2)) as side:
             _in_streams(source, side)
         function.finish()
         return
     with function.loop(function.number(3), function.number(2)) as group:
-        if source.rows[0] < source.vectors.lanes or source.size < LEAST_SQUARE:
-            _one_by_one(source, group)
-        else:
-            # Squares reach beyond the filter, which in the last group may be beyond the weights.
-            is_last = builder.icmp_signed("==", group, I64(tiles(source.channels[0], source.depth) - 1))
-            with builder.if_else(is_last) as (then, otherwise):
-                with then:
-                    _one_by_one(source, group)
-                with otherwise:
-                    _in_squares(source, group)
+        _one_by_one(source, group)
     function.finish()
 
 
@@ -158,48 +128,15 @@ def _in_streams(source: _Source, side: Value) -> None:
                 run(group, I64(size // lanes * lanes), size % lanes, missing)
 
 
-def _in_squares(source: _Source, group: Value) -> None:
-    function, lanes, (count, row_span) = source.function, source.vectors.lanes, source.rows
-    first = function.builder.mul(group, I64(source.depth))
-    weights = function.at(function.argument(0), (first, source.channels[1]))
-    with function.loop(tiles(count, lanes)) as tile:
-        row = function.tile(tile, lanes, count)
-        for start in range(0, source.size, lanes):
-            place = max(0, min(start, source.size - lanes))
-            squares = [
-                square(
-                    function,
-                    function.at(weights, (row, row_span), place + channel * source.channels[1]),
-                    row_span,
-                    lanes,
-                )
-                for channel in range(source.depth)
-            ]
-            for column, numbers in enumerate(zip(*squares, strict=True)):
-                if place + column < source.size:
-                    entries = numbers[0]
-                    if source.depth == 2:
-                        entries = function.builder.bitcast(paired(function, *numbers), ir.VectorType(I32, lanes))
-                    _store(source, entries, group, I64(place + column), row)
-
-
-def _store(source: _Source, entries: Value, group: Value, place: Value, row: Value) -> None:
-    """Write entries of neighbouring rows."""
-    builder, lanes = source.function.builder, source.vectors.lanes
-    size = min(source.side, lanes)
-    for number in range(lanes // size):
-        slot = source.entry(group, place, builder.add(row, I64(number * size)))
-        builder.store(part(builder, entries, number, size), slot, align=4)
-
-
 def _one_by_one(source: _Source, group: Value) -> None:
+    """Of some channels that are summed up, all rows side by side."""
     function, builder, (count, row_span), (total, span) = (
         source.function,
         source.function.builder,
         source.rows,
         source.channels,
     )
-    weights = function.argument(0)
+    weights, table = function.argument(0), function.argument(1)
     first = builder.mul(group, I64(source.depth))
     following = builder.add(first, I64(1))
     there = builder.icmp_signed("<", following, I64(total))
@@ -212,4 +149,4 @@ def _one_by_one(source: _Source, group: Value) -> None:
             numbers = entry, builder.select(there, other, F32(0.0))
             low, high = (builder.zext(builder.bitcast(builder.fptrunc(one, BF16), I16), I32) for one in numbers)
             entry = builder.or_(low, builder.shl(high, I32(16)))
-        builder.store(entry, source.entry(group, place, row))
+        builder.store(entry, function.at(table, (group, source.size * count), (place, count), row))

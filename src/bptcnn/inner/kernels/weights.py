@@ -1,7 +1,7 @@
 """The gradient of a convolution with regard to its weights and bias: sums over areas and samples held in registers.
 
 A task makes the gradient of some output channels over *all* blocks of samples. So nothing is left to be reduced between
-tasks, and the order of every sum is fixed whichever lane works on it.
+tasks, and the order of every sum is fixed whichever lane works on it. Of few weights it makes what one block gives.
 """
 
 from __future__ import annotations

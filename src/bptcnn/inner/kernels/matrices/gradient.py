@@ -1,8 +1,8 @@
 """The gradient of a convolution with regard to its weights by products of matrices.
 
 For each tap of the filter, area and block, ``sums [inputs, outputs]`` grow by
-``data [inputs, samples] gradient [samples, outputs]``. Data is multiplied as it lies; of the outputs' gradient, rows
-and columns change places, pair of samples by pair of samples, once for all inputs and taps.
+``data [inputs, samples] gradient [samples, outputs]``. Data of full blocks is multiplied as it lies; of the outputs'
+gradient, rows and columns change places, pair of samples by pair of samples, once for all inputs and taps.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ for each column that the filter may see, padding included, so that each tap read
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -16,11 +15,11 @@ from llvmlite import ir
 from bptcnn.inner.kernels.bf16 import FLOATS, I16, Bf16Kernel
 from bptcnn.inner.kernels.emit import I64, Value
 from bptcnn.inner.kernels.matrices.lines import Lines, lines_of, runs, side_by_side, span_of
-from bptcnn.inner.kernels.matrices.narrow_rows import NarrowUnfolding, Reader
+from bptcnn.inner.kernels.matrices.narrow_rows import NarrowUnfolding, Reader, each_run
 from bptcnn.inner.kernels.matrices.registers import LINE, room
 from bptcnn.inner.kernels.matrices.sums import FilterRow, MatrixSums
 from bptcnn.inner.kernels.matrices.tiling import Tile, narrow_bytes, narrow_rows, seen_rows
-from bptcnn.inner.kernels.shape import ROW_BYTES, SIDE, Plane, Taps, Vectors, Window, tiles
+from bptcnn.inner.kernels.shape import FACTORS, ROW_BYTES, SIDE, Plane, Taps, Vectors, Window, tiles
 from bptcnn.inner.kernels.shuffles import part, shuffled
 from bptcnn.inner.kernels.sums import Sum, finish
 
@@ -134,7 +133,7 @@ class NarrowConv:
                 target = self._line(band, group, row, number, pair)
                 for entry in reader.outside(number):
                     self._put(self._nothing, self._nothing, kernel.place(target, 2 * entry))
-                for entry, size in self._each(reader.runs(number, self._span)):
+                for entry, size in each_run(kernel, reader.runs(number, self._span)):
                     one, other = (
                         reader.words(kernel.place(source, apart), number, entry, size) for apart in (0, data.area)
                     )
@@ -146,20 +145,13 @@ class NarrowConv:
         unfolded.bring(self._whole.pointers.data, band.first, last)
         with kernel.loop(last, band.first) as row:
             sources = unfolded.lines(row)
-            for entry, size in self._each(runs(0, self._spec.data.columns, self._span)):
+            for entry, size in each_run(kernel, runs(0, self._spec.data.columns, self._span)):
                 words = [kernel.words(kernel.place(line, entry), size * self._width) for line in sources]
                 nothing = ir.Constant(words[0].type, [0] * words[0].type.count)
                 words += [nothing] * (self._spec.data.channels - len(words))
                 for number, pair in enumerate(zip(words[::2], words[1::2], strict=True)):
                     group, place = divmod(number, self._shape.lines)
                     self._put(*pair, kernel.place(self._line(band, I64(group), row, 0, I64(place)), (entry, 2)))
-
-    def _each(self, pieces: Iterable[tuple[int, int, int]]) -> Iterator[tuple[Value, int]]:
-        """The first entry of each run, and its size."""
-        for start, repeats, size in pieces:
-            with self._kernel.loop(repeats) as repeat:
-                builder = self._kernel.builder
-                yield builder.add(I64(start), builder.mul(repeat, I64(size))), size
 
     def _put(self, one: Value, other: Value, target: Value) -> None:
         """Weave words of two channels."""
@@ -195,7 +187,7 @@ class NarrowConv:
                 self._whole.take_weights(place.tile, tall, row, place.across.places[t])
             line = self._line(band, row.group, row.seen, number, I64(0))
             for x, offset in enumerate(place.offsets):
-                other = x % 2
+                other = x % FACTORS
                 pointer = kernel.place(line, (place.column, 2), 2 * (shift + offset))
                 matrices.take_second(other, pointer, 4 * self._width * lines.count)
                 for tall in range(self._shape.tall):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 
 from llvmlite import ir
@@ -71,6 +71,21 @@ class Reader:
         return shuffled(kernel.builder, whole, whole, order)
 
 
+def each_run(kernel: Bf16Kernel, pieces: Iterable[tuple[int, int, int]]) -> Iterator[tuple[Value, int]]:
+    """Loops over runs of entries.
+
+    Args:
+        kernel: in which they are.
+        pieces: as of :func:`~bptcnn.inner.kernels.matrices.lines.runs`.
+
+    Yields:
+        The first entry of each run, and its size.
+    """
+    for start, repeats, size in pieces:
+        with kernel.loop(repeats) as repeat:
+            yield kernel.builder.add(I64(start), kernel.builder.mul(repeat, I64(size))), size
+
+
 class Copy:
     """Some rows of the data as lines of their own: [rows, phases, channels, entries].
 
@@ -85,10 +100,8 @@ class Copy:
     def __init__(self, kernel: Bf16Kernel, vectors: Vectors, data: Plane, lines: Lines, rows: int) -> None:
         self._kernel, self._data, self._lines = kernel, data, lines
         self._reader = Reader(kernel, vectors, lines, data.columns)
-        self._size, self._nothing = (
-            2 * span_of(vectors),
-            ir.Constant(ir.VectorType(I16, vectors.width), [0] * vectors.width),
-        )
+        self._size = 2 * span_of(vectors)
+        self._nothing = ir.Constant(ir.VectorType(I16, vectors.width), [0] * vectors.width)
         self._row_places = lines.size * data.channels
         self._memory = room(kernel, tiles(rows * self._row_places * vectors.width * vectors.num_bytes, ROW_BYTES))
         self._first: Value = None
@@ -137,13 +150,11 @@ class Copy:
         return kernel.place(self._memory, *near, number * self._data.channels * lines.count)
 
     def _copy(self, row: Value, number: int, target: Value) -> None:
-        kernel, builder = self._kernel, self._kernel.builder
+        kernel = self._kernel
         for entry in self._reader.outside(number):
             kernel.write(self._nothing, kernel.place(target, entry))
-        for start, repeats, size in self._reader.runs(number, self._size):
-            with kernel.loop(repeats) as repeat:
-                entry = builder.add(I64(start), builder.mul(repeat, I64(size)))
-                kernel.write(self._reader.words(row, number, entry, size), kernel.place(target, entry))
+        for entry, size in each_run(kernel, self._reader.runs(number, self._size)):
+            kernel.write(self._reader.words(row, number, entry, size), kernel.place(target, entry))
 
 
 class NarrowUnfolding:
@@ -164,7 +175,7 @@ class NarrowUnfolding:
     def __init__(
         self, kernel: Bf16Kernel, vectors: Vectors, window: Window, data: Plane, outputs: int, rows: int
     ) -> None:
-        self._kernel, self._window, self._channels, self._width = kernel, window, data.channels, vectors.width
+        self._kernel, self._window, self._channels = kernel, window, data.channels
         (across,) = forward_taps(window.columns, window.stride, window.padding)
         self._lines = lines_of(across, outputs)
         self._copy = Copy(kernel, vectors, data, self._lines, window.stride * (rows - 1) + window.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 
@@ -114,10 +115,7 @@ def band_rows(down: Taps, data: Plane, out: Plane) -> int:
         >>> band_rows(*forward_taps(3, 1, 1), Plane(16, 32, 32), Plane(16, 32, 32))
         4
     """
-    rows = down.count(out.rows)
-    while rows > 1 and _seen_bytes(rows, down, data) > SCRATCH_BYTES:
-        rows = -(-rows // 2)
-    return rows
+    return _fitting(down.count(out.rows), lambda rows: _seen_bytes(rows, down, data))
 
 
 def narrow_rows(vectors: Vectors, down: tuple[Taps, ...], across: tuple[Taps, ...], data: Plane, out: Plane) -> int:
@@ -135,10 +133,8 @@ def narrow_rows(vectors: Vectors, down: tuple[Taps, ...], across: tuple[Taps, ..
         >>> narrow_rows(vectors, *[forward_taps(3, 1, 1)] * 2, Plane(64, 56, 56), Plane(64, 56, 56))
         4
     """
-    rows = max(taps.count(out.rows) for taps in down)
-    while rows > 1 and narrow_bytes(rows, vectors, down, across, data, out) > SCRATCH_BYTES:
-        rows = tiles(rows, 2)
-    return rows
+    most = max(taps.count(out.rows) for taps in down)
+    return _fitting(most, lambda rows: narrow_bytes(rows, vectors, down, across, data, out))
 
 
 def narrow_bytes(
@@ -171,6 +167,13 @@ def seen_rows(rows: int, down: Taps, data: Plane) -> int:
     if not down.places:
         return 0
     return min(data.rows, down.step * (rows - 1) + max(down.offsets) - min(down.offsets) + 1)
+
+
+def _fitting(rows: int, num_bytes: Callable[[int], int]) -> int:
+    """So many rows, or halves of them, that what is brought together for them fits."""
+    while rows > 1 and num_bytes(rows) > SCRATCH_BYTES:
+        rows = tiles(rows, 2)
+    return rows
 
 
 def _seen_bytes(rows: int, down: Taps, data: Plane) -> int:
@@ -237,10 +240,7 @@ def _narrow_weight_tile(vectors: Vectors, window: Window, data: Plane, gradient:
 
     if max(num_bytes(1), outs * sum_bytes) > MOST_BYTES:
         return None
-    rows = gradient.rows
-    while rows > 1 and num_bytes(rows) > SCRATCH_BYTES:
-        rows = tiles(rows, 2)
-    return WeightTile(1 if data.channels % (2 * SIDE) else 2, outs, rows)
+    return WeightTile(1 if data.channels % (2 * SIDE) else 2, outs, _fitting(gradient.rows, num_bytes))
 
 
 def reaches(vectors: Vectors, window: Window, gradient: Plane) -> tuple[Lines, int]:
