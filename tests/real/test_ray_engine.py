@@ -149,7 +149,7 @@ def test_workers_that_sum_lose_one_while_another_stands_still_and_sum_on(tmp_pat
     observer.strike(0.4, signal.SIGSTOP, "Worker", 1)
     workers = {"count": 3, "speeds": (2000.0, 1000.0, 1000.0)}
     patience = {"patience_s": 2.0, "first_s": 5.0}
-    settings = {"strategy": "allreduce", "workers": workers, "faults": patience, "batch_size": 64}
+    settings = {"strategy": "allreduce", "workers": workers, "faults": patience, "batch_size": 32}
     run = a_run(tmp_path, observer, **settings)
     assert closed(run.summary, epochs=EPOCHS)
     assert sum(worker["replaced"] for worker in run.summary["workers"]) == 2

@@ -20,10 +20,11 @@ from bptcnn.engine.ray.cluster import cluster, this_node
 from bptcnn.engine.ray.crew import Crew, shared
 from bptcnn.engine.ray.evaluation import Evaluator
 from bptcnn.engine.ray.notices import Notices
+from bptcnn.engine.ray.reach import Reach
 from bptcnn.engine.ray.scouts import survey
 from bptcnn.engine.ray.server import Order, Report, ServerActor
 from bptcnn.engine.ray.signals import StopSignals
-from bptcnn.errors import BptcnnError, ClusterError
+from bptcnn.errors import BptcnnError
 from bptcnn.folder import RunFolder
 from bptcnn.inner.machine.devices import device_named
 from bptcnn.inner.machine.threads import one_thread
@@ -33,12 +34,6 @@ from bptcnn.outer.rules import Auto
 
 POLL_S = 0.2
 """Between two looks at the server."""
-
-FROZEN_S = 60.0
-"""A server that does not answer for so long is started anew."""
-
-SERVER_PATIENCE_S = 150.0
-"""How long a dead server may take to come back."""
 
 FAREWELL_S = 1.0
 """How long a run that is over waits for what its workers tell of their last steps; most have ended by then."""
@@ -116,10 +111,11 @@ class RayEngine:
         actor: Any = ray.remote(ServerActor).options(
             num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=10_000, scheduling_strategy=here
         )
-        self._server = actor.remote(setup, self._job.config, self._folder.path.resolve())
+        server = actor.remote(setup, self._job.config, self._folder.path.resolve())
+        self._server = Reach(server, self._folder.path)
         self._first = ray.put(model.snapshot())
         self._evaluator = Evaluator(model, self._job.test)
-        self._crew = Crew(job, self._server, self._job.config, per_machine, peers=self._job.rule.meets == "peers")
+        self._crew = Crew(job, server, self._job.config, per_machine, peers=self._job.rule.meets == "peers")
         for worker in range(self._job.config.workers.count):
             self._crew.start(worker)
 
@@ -133,7 +129,7 @@ class RayEngine:
     def _end(self) -> None:
         self._evaluator.close()
         self._crew.end_all()
-        ray.kill(self._server)
+        self._server.end()
 
     # ---------------------------------------------------------------------------------------- watch
 
@@ -142,7 +138,7 @@ class RayEngine:
         while True:
             while self._finish is None or self._evaluator.busy:
                 self._turn()
-            result: tuple[dict[str, Any], Any] | None = self._ask("result")
+            result: tuple[dict[str, Any], Any] | None = self._server.ask("result")
             if result is not None:  # else the server died before it could answer, and goes on
                 return result
             self._finish = None
@@ -152,7 +148,7 @@ class RayEngine:
             self._crew.look(POLL_S)
         if self._finish is None:
             self._stop_if_due()
-        report: Report = self._ask("poll", self._first)
+        report: Report = self._server.ask("poll", self._first)
         self._greet(report)
         for order in report.orders:
             self._carry_out(order)
@@ -162,7 +158,7 @@ class RayEngine:
         with self._blame():
             measured = self._evaluator.finished()
         for event, session in measured:
-            self._ask("evaluated", event, session)
+            self._server.ask("evaluated", event, session)
         self._show(report)
 
     @contextmanager
@@ -176,10 +172,10 @@ class RayEngine:
     def _stop_if_due(self) -> None:
         """Ask for the end, again after each restart of the server."""
         if self._error is not None:
-            self._ask("stop", "failed", str(self._error))
+            self._server.ask("stop", "failed", str(self._error))
         elif self._signals.received:
             self._notices.say_once(STOPPING)
-            self._ask("stop", "interrupted", "the user asked to stop")
+            self._server.ask("stop", "interrupted", "the user asked to stop")
 
     def _greet(self, report: Report) -> None:
         """A server that was restarted knows nothing of what its earlier life ordered or was told."""
@@ -208,28 +204,8 @@ class RayEngine:
         """Tell the server, once, of each worker that has no process."""
         for worker, reason in self._crew.idle.items():
             if worker not in self._told:
-                self._ask("lost", worker, reason)
+                self._server.ask("lost", worker, reason)
                 self._told.add(worker)
-
-    def _ask(self, method: str, *arguments: Any) -> Any:
-        """Call the server; be patient while it is being restarted."""
-        until_s = time.monotonic() + SERVER_PATIENCE_S
-        while True:
-            try:
-                return ray.get(getattr(self._server, method).remote(*arguments), timeout=FROZEN_S)
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, BptcnnError):
-                    raise error.cause from error
-                raise
-            except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
-                if time.monotonic() > until_s:
-                    raise ClusterError(
-                        f"the server did not come back within {SERVER_PATIENCE_S:.0f} s: "
-                        f"go on with --resume {self._folder.path}"
-                    ) from error
-                if isinstance(error, ray.exceptions.GetTimeoutError):
-                    ray.kill(self._server, no_restart=False)
-                time.sleep(POLL_S)
 
     # ----------------------------------------------------------------------------------------- show
 
