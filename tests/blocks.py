@@ -208,12 +208,12 @@ def number(value: int) -> Array:
     return np.array([value], np.int64).view(np.float32)
 
 
-def error(result: Memory | torch.Tensor, expected: torch.Tensor) -> float:
-    """How far a whole tensor is off, by its norm."""
+def error(result: Memory | torch.Tensor, expected: torch.Tensor, terms: torch.Tensor | None = None) -> float:
+    """How far a whole tensor is off, by its norm; of sums, by that of their terms, which may cancel out."""
     found = result.double() if isinstance(result, torch.Tensor) else values(result)
     assert found.shape == expected.shape
     assert not expected.isnan().any()
-    off, size = float((found - expected).norm()), float(expected.norm())
+    off, size = float((found - expected).norm()), float((expected if terms is None else terms).norm())
     return off / size if size else off
 
 

@@ -90,6 +90,12 @@ class Layer:
         result = out.detach() + self.added.double() if self.add else out.detach()
         return Results(result.relu() if self.relu else result, mean, var, *gradients)
 
+    def terms(self) -> dict[str, torch.Tensor]:
+        """What the gradients of scale and shift are the sums of."""
+        data, gradient = self.data.double(), self.gradient.double()
+        normal = functional.batch_norm(data, None, None, training=True, eps=self.eps)
+        return {"of_scale": gradient * normal, "of_shift": gradient}
+
     def by_kernels(self, *, in_place: bool = False) -> Results:
         bench, plane, count = Bench(self.vectors), self.plane, len(self.data)
         width, channels = self.vectors.width, plane.channels
@@ -132,7 +138,8 @@ class Layer:
 
 def check(layer: Layer, *, sums: float = 1e-6, in_place: bool = False) -> None:
     found, expected = layer.by_kernels(in_place=in_place), layer.by_pytorch()
-    errors = {name: error(getattr(found, name), getattr(expected, name)) for name in Results.__annotations__}
+    terms = layer.terms()
+    errors = {n: error(getattr(found, n), getattr(expected, n), terms.get(n)) for n in Results.__annotations__}
     limits = dict.fromkeys(errors, sums) | dict.fromkeys(("out", "of_data"), tolerance(layer.vectors, sums))
     assert {name: off for name, off in errors.items() if not off <= limits[name]} == {}
 
