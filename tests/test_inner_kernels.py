@@ -82,8 +82,8 @@ CASES = [
     Case(Window(5, 5), Plane(6, 8, 9), 7),
     Case(Window(3, 3, padding=1), Plane(5, 7, 6), 8),
     Case(Window(3, 3, padding=1), Plane(1, 12, 13), 1),  # areas enough for a sum of each block on its own
-    Case(Window(3, 3, padding=1), Plane(2, 8, 16), 3),  # just enough
-    Case(Window(3, 3, padding=1), Plane(13, 1, 127), 2),  # just not
+    Case(Window(3, 3, padding=1), Plane(2, 4, 4), 3),  # just enough
+    Case(Window(3, 3, padding=1), Plane(13, 1, 15), 2),  # just not
     Case(Window(3, 3, stride=2, padding=1), Plane(4, 9, 8), 6),
     Case(Window(3, 3, stride=3), Plane(2, 11, 10), 5),  # leaves a rest
     Case(Window(1, 1, stride=2), Plane(3, 7, 6), 5),
@@ -96,6 +96,8 @@ CASES = [
     Case(Window(4, 3, padding=1), Plane(7, 5, 6), 3),
     Case(Window(1, 5), Plane(2, 6, 7), 3),
     Case(Window(2, 2, stride=3), Plane(2, 3, 6), 5),  # steps over some
+    Case(Window(3, 3, padding=1), Plane(2, 41, 24), 5),  # bands of rows
+    Case(Window(5, 5, stride=2, padding=2), Plane(1, 61, 30), 4),  # bands that a stride leaves
 ]
 
 FULL_CASES = [  # channels that fill matrices

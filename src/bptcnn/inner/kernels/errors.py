@@ -20,16 +20,18 @@ class InPlace:
     Args:
         kernel: that sums up.
         gradient: shape of the outputs.
+        most: rows of a band at most.
 
     Attributes:
         bands: parts that the rows of a map fall into.
     """
 
-    bands = 1
-
-    def __init__(self, kernel: Kernel, gradient: Plane) -> None:
+    def __init__(self, kernel: Kernel, gradient: Plane, most: int) -> None:
         self._kernel, self._gradient = kernel, gradient
+        self.bands = tiles(gradient.rows, max(1, most))
+        self._most = tiles(gradient.rows, self.bands)  # all about equally high
         self._start: Value = None
+        self._first, self._end = I64(0), I64(gradient.rows)
 
     def turn(self, start: Value, band: Value) -> None:
         """Turn to some channels.
@@ -38,8 +40,11 @@ class InPlace:
             start: of the first of them, in the first block.
             band: of the rows.
         """
-        del band
         self._start = start
+        if self.bands > 1:
+            builder = self._kernel.builder
+            self._first = builder.mul(band, I64(self._most))
+            self._end = self._kernel.least(builder.add(self._first, I64(self._most)), I64(self._gradient.rows))
 
     def rows(self, begin: Value, end: Value) -> tuple[Value, Value]:
         """Those of some rows that belong to the band.
@@ -51,7 +56,11 @@ class InPlace:
         Returns:
             The first of those, and one past the last.
         """
-        return begin, end
+        if self.bands == 1:
+            return begin, end
+        builder = self._kernel.builder
+        later = builder.select(builder.icmp_signed("<", begin, self._first), self._first, begin)
+        return later, self._kernel.least(end, self._end)
 
     def at(self, out: int, block: Value, row: Value, column: Value) -> Value:
         """A place, as :meth:`Kernel.dot` takes it.
@@ -77,19 +86,14 @@ class Gathered(InPlace):
     """
 
     def __init__(self, kernel: Kernel, gradient: Plane, outs: int) -> None:
-        super().__init__(kernel, gradient)
+        super().__init__(kernel, gradient, SCRATCH_BYTES // (REGISTER_BYTES * outs * gradient.columns))
         self._outs = outs
-        self._most = max(1, min(gradient.rows, SCRATCH_BYTES // (REGISTER_BYTES * outs * gradient.columns)))
-        self.bands = tiles(gradient.rows, self._most)
         self._memory: Value = None
-        self._first, self._end = I64(0), I64(gradient.rows)
 
     def turn(self, start: Value, band: Value) -> None:
         """Gather some groups."""
         super().turn(start, band)
         kernel, gradient, builder = self._kernel, self._gradient, self._kernel.builder
-        self._first = builder.mul(band, I64(self._most))
-        self._end = kernel.least(builder.add(self._first, I64(self._most)), I64(gradient.rows))
         with kernel.loop(self._end, self._first) as row, kernel.loop(gradient.columns) as column:
             for out in range(self._outs):
                 together = super().at(out, I64(0), row, column)
@@ -98,12 +102,6 @@ class Gathered(InPlace):
                         self._memory = builder.alloca(together.type, self._most * gradient.columns * self._outs)
                 builder.store(together, self._slot(together.type, out, row, column))
         self._kind = together.type
-
-    def rows(self, begin: Value, end: Value) -> tuple[Value, Value]:
-        """Those of some rows that were gathered."""
-        builder = self._kernel.builder
-        later = builder.select(builder.icmp_signed("<", begin, self._first), self._first, begin)
-        return later, self._kernel.least(end, self._end)
 
     def at(self, out: int, block: Value, row: Value, column: Value) -> Value:
         """A place of a group."""

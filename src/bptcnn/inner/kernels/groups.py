@@ -70,9 +70,9 @@ class GroupKernel(Kernel):
         for channel, place in enumerate(_each_channel(self, pointer, apart)):
             self.store(part(self.builder, value, channel, self._width), place)
 
-    def totals(self, vector: Value) -> list[Value]:
-        """The sum of each channel, over the samples."""
-        return [self.total(part(self.builder, vector, channel, self._width)) for channel in range(self.channels)]
+    def by_outputs(self, total: Value) -> list[Value]:
+        """The sums of each channel, for all samples."""
+        return [part(self.builder, total, channel, self._width) for channel in range(self.channels)]
 
 
 class Bf16GroupKernel(PairKernel):
@@ -145,10 +145,9 @@ class Bf16GroupKernel(PairKernel):
         numbers = self.words(pointer, self._width)
         return shuffled(self.builder, numbers, numbers, [*range(self._width)] * self.channels)
 
-    def totals(self, vector: Value) -> list[Value]:
-        """The sum of each channel, over the samples."""
-        count = self._width // 2
-        return [self.total(part(self.builder, vector, channel, count)) for channel in range(self.channels)]
+    def by_outputs(self, total: Value) -> list[Value]:
+        """The sums of each channel, for pairs of samples."""
+        return [part(self.builder, total, channel, self._width // 2) for channel in range(self.channels)]
 
 
 def _for_samples(kernel: Kernel, numbers: Value, width: int) -> Value:

@@ -120,6 +120,38 @@ def transposed(function: Function, rows: Sequence[Value]) -> list[Value]:
     return rows
 
 
+def lane_sums(builder: ir.IRBuilder, vectors: Sequence[Value]) -> list[Value]:
+    """The sum over the lanes of each of some vectors, side by side: halves are added, then quarters, and so on.
+
+    What one vector has no use for is another's, so many sums cost little more than two.
+
+    Args:
+        builder: writes the instructions.
+        vectors: equally long.
+
+    Returns:
+        Vectors of the sums, in order, as long as those that were given; a shorter one for the rest.
+    """
+    width = vectors[0].type.count
+    return [_sums(builder, list(vectors[first : first + width])) for first in range(0, len(vectors), width)]
+
+
+def _sums(builder: ir.IRBuilder, vectors: list[Value]) -> Value:
+    """Of at most as many vectors as each has lanes; what comes behind their sums is of no meaning."""
+    while (half := vectors[0].type.count // 2) >= len(vectors):
+        vectors = [builder.fadd(*(part(builder, vector, each, half) for each in (0, 1))) for vector in vectors]
+    while half:
+        # Lanes that have this bit become those of the vectors that have it, and take what the others hold there.
+        rows = range(min(half, len(vectors)))
+        pairs = [(vectors[row], vectors[row + half] if row + half < len(vectors) else vectors[row]) for row in rows]
+        count = vectors[0].type.count
+        low = [lane if not lane & half else lane - half + count for lane in range(count)]
+        high = [lane + half if not lane & half else lane + count for lane in range(count)]
+        vectors = [builder.fadd(*(shuffled(builder, *pair, order) for order in (low, high))) for pair in pairs]
+        half //= 2
+    return vectors[0]
+
+
 def loaded(function: Function, pointer: Value, count: int, there: int) -> Value:
     """A vector of float32 numbers, zeros for those that are not there.
 

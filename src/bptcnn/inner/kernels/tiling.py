@@ -9,6 +9,12 @@ from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, tiles
 MANY_WEIGHTS = 1 << 14
 """Of a layer: they fill the first cache of a core."""
 
+FIRST_CACHE = 40_000
+"""Bytes that a core's first cache holds, about, on machines of these years: 32 to 48 kB."""
+
+LEAST_AREAS = 48
+"""Areas over which a sum goes at least, where it could: to end it costs as much as some of them."""
+
 LATENCY = 8
 """Independent multiply-adds that keep the units of a core busy."""
 
@@ -123,6 +129,26 @@ def weight_tile(window: Window, data: Plane, gradient: Plane, vectors: Vectors) 
         if total % outs == 0 and (registers((outs, ins)) <= vectors.registers or (outs, ins) == (1, 1))
     ]
     return min(candidates, key=cost)
+
+
+def weight_rows(window: Window, data: Plane, gradient: Plane, vectors: Vectors) -> int:
+    """Rows of the outputs over which a tile of sums goes: what it reads stays in the first cache meanwhile.
+
+    Args:
+        window: of the convolution.
+        data: what it saw.
+        gradient: of what it made.
+        vectors: the registers and what they hold.
+
+    Example:
+        >>> weight_rows(Window(3, 3, padding=1), Plane(64, 32, 32), Plane(64, 32, 32), Vectors(16, 32))
+        2
+    """
+    outs, ins = weight_tile(window, data, gradient, vectors)
+    place = vectors.width * vectors.num_bytes
+    row = place * (outs * gradient.columns + ins * data.columns * window.stride)
+    more = place * ins * data.columns * (window.rows - window.stride)  # that a band's filters see beyond its own rows
+    return max(tiles(LEAST_AREAS, gradient.columns), (FIRST_CACHE - more) // row)
 
 
 def weight_group(vectors: Vectors, gradient: Plane) -> int:

@@ -178,9 +178,9 @@ class Kernel(Function):
         """
         return self.factor(pointer)
 
-    def totals(self, vector: Value) -> list[Value]:
-        """The sums of :meth:`dot`, one for each channel."""
-        return [self.total(vector)]
+    def by_outputs(self, total: Value) -> list[Value]:
+        """What :meth:`dot` has summed up, in a vector for each channel whose sums it makes at once."""
+        return [total]
 
     def factor(self, pointer: Value) -> Value:
         """What :meth:`dot` takes of a place."""

@@ -6,19 +6,23 @@ tasks, and the order of every sum is fixed whichever lane works on it. Of few we
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.emit import F32, I64, Value
+from bptcnn.inner.kernels.emit import I64, Value
 from bptcnn.inner.kernels.errors import Gathered, InPlace
 from bptcnn.inner.kernels.kinds import kernel_for
 from bptcnn.inner.kernels.matrices import ways as matrices
-from bptcnn.inner.kernels.matrices.gradient import MANY_AREAS
 from bptcnn.inner.kernels.shape import Plane, Vectors, Window, alike, forward_taps
-from bptcnn.inner.kernels.tiling import weight_group, weight_tile
+from bptcnn.inner.kernels.shuffles import filled, lane_sums, shuffled
+from bptcnn.inner.kernels.tiling import weight_group, weight_rows, weight_tile
 from bptcnn.inner.kernels.vectors import Kernel
+
+MORE_AREAS = 16
+"""Areas of a map from which on sums end with a block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +83,12 @@ def backward_weight(
     kernel = kernel_for(module, name, vectors, grouped=weight_group(vectors, gradient) > 1)
     outs, ins = weight_tile(window, data, gradient, vectors)
     # Sums over few areas go on over all blocks, for the final sum over a vector's lanes costs as much as some areas do;
-    # over many areas they end with a block, whose data then stays in the cache for all channels.
-    problem = _Problem(window, data, gradient, split=kernel.channels > 1 or gradient.area >= MANY_AREAS)
+    # over more they end with a block, whose data then stays in the core's cache for all channels, or with a band of its
+    # rows, which the first cache holds for all places of the filter.
+    problem = _Problem(window, data, gradient, split=kernel.channels > 1 or gradient.area >= MORE_AREAS)
     pointers = kernel.argument(0), kernel.argument(1), kernel.argument(2)
-    errors = Gathered(kernel, gradient, outs) if kernel.channels > 1 else InPlace(kernel, gradient)
+    most = weight_rows(window, data, gradient, vectors) if problem.split else gradient.rows
+    errors = Gathered(kernel, gradient, outs) if kernel.channels > 1 else InPlace(kernel, gradient, most)
     full, blocks, builder = data.channels // ins, kernel.scalar(kernel.argument(5), I64), kernel.builder
     with (
         kernel.loop(blocks if problem.split else 1) as first,
@@ -110,7 +116,8 @@ def _by_matrices(made: matrices.Gradient, problem: _Problem, *, bias: bool) -> i
     """The same by products of matrices."""
     kernel, products, channels = made
     builder, blocks = kernel.builder, kernel.scalar(kernel.argument(5), I64)
-    part = _Part(I64(0), blocks, builder.icmp_signed("==", blocks, blocks), InPlace(kernel, problem.gradient))
+    whole = InPlace(kernel, problem.gradient, problem.gradient.rows)
+    part = _Part(I64(0), blocks, builder.icmp_signed("==", blocks, blocks), whole)
     with kernel.loop(kernel.number(4), kernel.number(3)) as tile:
         products.emit(tile, blocks)
         if bias:
@@ -159,17 +166,25 @@ def _tile(
     corner = kernel.at(
         pointers[2], (out, data.channels * size_of_filter), (into, size_of_filter), (row, window.columns)
     )
+    found: dict[int, Value] = {}
     for (o, i, c), total in sums.items():
-        for channel, value in enumerate(kernel.totals(total.get()), o * kernel.channels):
-            _add(kernel, kernel.at(corner, problem.place(channel, i, c)), value, problem, part.is_new)
+        for channel, value in enumerate(kernel.by_outputs(total.get()), o * kernel.channels):
+            found[problem.place(channel, i, c)] = value
+    places = sorted(found)
+    for numbers in lane_sums(builder, [found[each] for each in places]):
+        for run in consecutive(places[: numbers.type.count]):
+            value = shuffled(builder, numbers, numbers, [places.index(each) for each in run])
+            _add(kernel, kernel.at(corner, run[0]), value, problem, part.is_new)
+        places = places[numbers.type.count :]
 
 
 def _add(kernel: Kernel, slot: Value, value: Value, problem: _Problem, is_new: Value) -> None:
-    """Write the first part's sum, add the others'."""
+    """Write the first part's sums, add the others'."""
     if problem.split:
-        before = kernel.builder.select(is_new, F32(0.0), kernel.scalar(slot))
+        there = kernel.builder.load(slot, typ=value.type, align=4)
+        before = kernel.builder.select(is_new, filled(value.type, 0.0), there)
         value = kernel.builder.fadd(before, value)
-    kernel.builder.store(value, slot)
+    kernel.builder.store(value, slot, align=4)
 
 
 def _bias(
@@ -185,4 +200,24 @@ def _bias(
         with kernel.loop(part.blocks) as block, kernel.loop(gradient.area) as place:
             near = kernel.place(corner, (block, gradient.size), place)
             total.set(kernel.builder.fadd(total.get(), kernel.load(near)))
-        _add(kernel, kernel.at(result, (channel, 1)), kernel.total(total.get()), problem, part.is_new)
+        (sums,) = lane_sums(kernel.builder, [total.get()])
+        _add(kernel, kernel.at(result, (channel, 1)), sums, problem, part.is_new)
+
+
+def consecutive(numbers: Sequence[int]) -> list[list[int]]:
+    """Runs of numbers that follow each other.
+
+    Args:
+        numbers: in order.
+
+    Example:
+        >>> consecutive([4, 5, 6, 9, 10])
+        [[4, 5, 6], [9, 10]]
+    """
+    runs = [[numbers[0]]]
+    for number in numbers[1:]:
+        if number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return runs
