@@ -243,17 +243,36 @@ class Halved(nn.CrossEntropyLoss):
 def test_only_plain_cross_entropy_of_classes_is_a_part_of_the_step() -> None:
     compiled = Compiled(network("lenet5"), SHAPE, 32, LANES)
     labels = torch.tensor([0, 3])
-    assert compiled.knows(functional.cross_entropy, labels)
-    assert compiled.knows(nn.CrossEntropyLoss(), labels)
-    assert not compiled.knows(nn.CrossEntropyLoss(label_smoothing=0.1), labels)
-    assert not compiled.knows(nn.CrossEntropyLoss(weight=torch.ones(4)), labels)
-    assert not compiled.knows(nn.CrossEntropyLoss(reduction="sum"), labels)
-    assert not compiled.knows(nn.CrossEntropyLoss(ignore_index=3), labels)
-    assert not compiled.knows(Halved(), labels)
-    assert not compiled.knows(functional.nll_loss, labels)
-    assert not compiled.knows(functional.cross_entropy, torch.tensor([0, 4]))  # PyTorch says what is wrong with it
-    assert not compiled.knows(functional.cross_entropy, torch.tensor([0, -100]))  # which PyTorch leaves out
-    assert not compiled.knows(functional.cross_entropy, torch.eye(4)[:2])
+    assert compiled.knows(functional.cross_entropy, labels, 2)
+    assert compiled.knows(nn.CrossEntropyLoss(), labels, 2)
+    assert not compiled.knows(nn.CrossEntropyLoss(label_smoothing=0.1), labels, 2)
+    assert not compiled.knows(nn.CrossEntropyLoss(weight=torch.ones(4)), labels, 2)
+    assert not compiled.knows(nn.CrossEntropyLoss(reduction="sum"), labels, 2)
+    assert not compiled.knows(nn.CrossEntropyLoss(ignore_index=3), labels, 2)
+    assert not compiled.knows(Halved(), labels, 2)
+    assert not compiled.knows(functional.nll_loss, labels, 2)
+    assert not compiled.knows(functional.cross_entropy, torch.tensor([0, 4]), 2)  # PyTorch says what is wrong with it
+    assert not compiled.knows(functional.cross_entropy, torch.tensor([0, -100]), 2)  # which PyTorch leaves out
+    assert not compiled.knows(functional.cross_entropy, torch.eye(4)[:2], 2)
+    assert not compiled.knows(functional.cross_entropy, labels, 3)
+    assert compiled.knows(functional.cross_entropy, torch.tensor([0, 9, 3, 9])[::2], 2)
+
+
+def test_a_loss_stays_what_it_was() -> None:
+    compiled = Compiled(network(), SHAPE, 32, LANES)
+    batches = [batch(count) for count in (32, 19, 32)]
+    losses = [compiled(*each, functional.cross_entropy)[0] for each in batches]
+    again = [compiled(*each, functional.cross_entropy)[0].item() for each in batches]
+    assert [loss.item() for loss in losses] == again
+    assert len(set(again)) > 1
+
+
+def test_labels_may_lie_anywhere() -> None:
+    compiled, (images, labels) = Compiled(network("lenet5"), SHAPE, 32, LANES), batch(32)
+    expected, _ = compiled(images, labels, functional.cross_entropy)
+    apart = torch.stack([labels, torch.full_like(labels, 9)], 1)[:, 0]
+    loss, _ = compiled(images, apart, functional.cross_entropy)
+    assert torch.equal(loss, expected)
 
 
 @pytest.mark.parametrize("count", [32, 19, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import threading
 import time
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from bptcnn.inner.kernels import pointwise
-from bptcnn.inner.kernels.library import Library
+from bptcnn.inner.kernels.helpers import END
+from bptcnn.inner.kernels.library import Library, arguments
 from bptcnn.inner.kernels.shape import Vectors
 from bptcnn.inner.lanes import Lanes, Table
 from bptcnn.inner.lowering.buffers import Array, aligned
@@ -106,3 +108,20 @@ def test_threads_end_with_their_lanes() -> None:
     for thread in mine:
         thread.join(20.0)
         assert not thread.is_alive()
+
+
+def test_who_has_no_part_in_a_run_is_given_nothing() -> None:
+    lanes, (table, numbers) = Lanes(4), work(2)
+    before = helpers_alive()
+    whole = arguments([*table.jobs, END, END])  # what may lie behind the jobs
+    table.jobs = (ctypes.c_int64 * 1).from_buffer(whole)
+    lanes.run(table)
+    assert (numbers[-1] == LENGTH).all()
+    everyone, numbers = work(4)
+    lanes.run(everyone)
+    assert (numbers[-1] == LENGTH).all()
+    assert helpers_alive() == before
+
+
+def helpers_alive() -> int:
+    return sum(thread.name == "lane" for thread in threading.enumerate())

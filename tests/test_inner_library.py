@@ -13,7 +13,7 @@ from pathlib import Path
 import llvmlite
 import pytest
 import torch
-from blocks import Bench
+from blocks import Bench, number
 
 from bptcnn.errors import UnsupportedError
 from bptcnn.inner import kept
@@ -80,7 +80,7 @@ import torch
 from torch.nn import functional
 from bptcnn.inner.compiled import Compiled
 from bptcnn.inner.kernels import jit, library
-from bptcnn.inner.lanes import Lanes, _code
+from bptcnn.inner.lanes import Lanes
 from bptcnn.models import ModelConfig, build
 
 def step():
@@ -93,7 +93,7 @@ def step():
 cold = step()
 jit.compiled = None
 library._placed.clear()
-_code.cache_clear()
+library.function.cache_clear()
 assert torch.equal(step(), cold) and cold.norm() > 0
 assert "llvmlite.binding" not in sys.modules
 print("llvm" in open("/proc/self/maps").read())
@@ -134,7 +134,7 @@ def test_calls_of_the_c_library_lead_there_in_every_process(
             bench.copied(torch.zeros(4) + 1),
             bench.copied(torch.zeros(1) + 0.25),
         )
-        bench.call(name, scores, labels, ones, part, gradient, result)
+        bench.call(name, scores, number(labels.ctypes.data), 0, ones, part, gradient, result)
         assert result[0] == pytest.approx(4 * 0.693147, rel=1e-6)  # log 2 each
     assert compiler.calls == 1
 

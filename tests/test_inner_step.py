@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 from collections.abc import Callable
@@ -171,6 +172,26 @@ def test_gradients_cleared_by_the_user_do_no_harm() -> None:
         optimizer.zero_grad(set_to_none=True)
         last = step(IMAGES, LABELS).item()
     assert last < first
+
+
+def test_images_of_another_shape_are_trained_where_the_network_can() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+    reference, (images, labels) = copy.deepcopy(network), (torch.randn(32, 1, 10, 10), torch.arange(32) % 4)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    step = TrainStep(network, functional.cross_entropy, optimizer, (images, labels), num_lanes=1)
+    smaller = images[..., :7, :6].contiguous()
+    expected = functional.cross_entropy(reference(smaller), labels)
+    torch.testing.assert_close(step(smaller, labels).detach(), expected.detach())
+    assert step(images, labels).isfinite()
+    assert all(weight.isfinite().all() for weight in network.parameters())
+
+
+def test_labels_that_are_fewer_than_images_are_an_error_as_in_pytorch() -> None:
+    network = lenet()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    step = TrainStep(network, functional.cross_entropy, optimizer, (IMAGES, LABELS), num_lanes=1)
+    with pytest.raises(ValueError, match="batch_size"):
+        step(IMAGES, LABELS[:-1])
 
 
 def test_unknown_layers_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from dataclasses import dataclass
 
@@ -15,7 +16,8 @@ from bptcnn.inner.descent import Descent
 from bptcnn.inner.eager import Loss
 from bptcnn.inner.graph.layers import Dropout, Norm
 from bptcnn.inner.graph.reader import graph
-from bptcnn.inner.kernels.library import Library
+from bptcnn.inner.kernels.library import Library, arguments, function
+from bptcnn.inner.kernels.loss import are_classes
 from bptcnn.inner.kernels.shape import Plane, Vectors
 from bptcnn.inner.lanes import Lanes, Table
 from bptcnn.inner.layout import host_vectors
@@ -89,22 +91,28 @@ class Compiled:
             _tensor(rows).view(-1, scores.shape.size, self._width)
             for rows in (buffers.values[scores.out], buffers.scores_gradient)
         )
+        self._next_mean = _number()
+        self._answer = ctypes.c_int64()
+        self._question = arguments([0, 0, scores.shape.size, ctypes.addressof(self._answer)])
         self._active, self._blocks_before = ActiveLanes(lanes.num_lanes), 0
         self._known: dict[tuple[bool, Descent | None, int], tuple[Pass, ...]] = {}
         self._facts: list[tuple[int, bool]] = []
         self.passes = self._lowered(joined=True, move=None)
 
-    def knows(self, loss: Loss, labels: torch.Tensor) -> bool:
+    def knows(self, loss: Loss, labels: torch.Tensor, count: int) -> bool:
         """Whether a loss can be a part of the compiled step: cross-entropy of labels that are all classes.
 
         Args:
             loss: of scores and labels.
             labels: of a batch.
+            count: samples of the batch.
         """
-        if not _is_cross_entropy(loss) or labels.dtype != torch.int64 or labels.ndim != 1:
+        if not _is_cross_entropy(loss) or labels.dtype != torch.int64 or labels.shape != (count,) or not labels.is_cpu:
             return False
-        # Without signs, what is below zero is above all classes.
-        return int(np.maximum.reduce(labels.numpy().view(np.uint64))) < self._scores.shape[1]
+        labels = labels.contiguous()
+        self._question[0], self._question[1] = labels.data_ptr(), count
+        function(are_classes)(self._question)
+        return bool(self._answer.value)
 
     def __call__(
         self, images: torch.Tensor, labels: torch.Tensor, loss: Loss, move: Descent | None = None
@@ -112,7 +120,7 @@ class Compiled:
         """Compute loss and gradients.
 
         Args:
-            images: float32 [B, channels, rows, columns], at most as many as it was compiled for.
+            images: float32 [B, channels, rows, columns], at most as many as it was compiled for, and of its shape.
             labels: whatever ``loss`` takes.
             loss: of scores and labels.
             move: moves the weights in the same pass; only with a loss that it :meth:`knows`.
@@ -134,14 +142,13 @@ class Compiled:
         Returns:
             The loss.
         """
-        with one_thread():
-            joined = move is not None or self.knows(loss, labels)
-            self.passes = self._lowered(joined=joined, move=move)
-            self._take(images)
-            started_s = time.perf_counter()
-            mean = self._together(labels, move) if joined else self._apart(labels, loss)
-            self._note(time.perf_counter() - started_s)
-            return mean
+        joined = move is not None or self.knows(loss, labels, len(images))
+        self.passes = self._lowered(joined=joined, move=move)
+        self._take(images)
+        started_s = time.perf_counter()
+        mean = self._together(labels, move) if joined else self._apart(labels, loss)
+        self._note(time.perf_counter() - started_s)
+        return mean
 
     @property
     def scores(self) -> torch.Tensor:
@@ -188,8 +195,9 @@ class Compiled:
         """Say where the images are; copied where they are not as kernels read them."""
         count = len(images)
         self._buffers.announce(count)
-        if count % self._width or not images.is_contiguous() or images.dtype != torch.float32:
-            self._images[:count].copy_(images.reshape(count, -1))
+        if count % self._width or not (images.is_contiguous() and images.dtype == torch.float32 and images.is_cpu):
+            with one_thread():
+                self._images[:count].copy_(images.reshape(count, -1))
             images = self._images
         self._buffers.images_address[0] = images.data_ptr()
         if self._random:
@@ -197,25 +205,32 @@ class Compiled:
             self._buffers.keys.array.reshape(-1)[:] = keys.numpy().view(np.float32)
 
     def _together(self, labels: torch.Tensor, move: Descent | None) -> torch.Tensor:
-        rows = self._buffers.loss
-        rows.labels.reshape(-1)[: len(labels)] = labels.numpy()
+        rows, count = self._buffers.loss, len(labels)
+        if count % self._width or not labels.is_contiguous():
+            rows.labels[:count] = labels.numpy()
+            rows.labels_address[0] = rows.labels.ctypes.data
+        else:
+            rows.labels_address[0] = labels.data_ptr()
         rows.guard[0] = move is not None and move.guard
+        mean = self._next_mean
+        rows.mean_address[0] = mean.data_ptr()
         self._lanes.run(self.passes[0].table, self._keep_books)
-        return torch.from_numpy(rows.mean.copy())[0]
+        return mean
 
     def _apart(self, labels: torch.Tensor, loss: Loss) -> torch.Tensor:
         forward, backward = self.passes
-        self._lanes.run(forward.table, self._keep_books)
-        scores = self.scores.requires_grad_()
-        value = loss(scores, labels)
-        (gradient,) = torch.autograd.grad(value, scores)
-        blocks = int(self._buffers.blocks[0])
-        missing = blocks * self._width - len(gradient)
-        if missing:
-            gradient = functional.pad(gradient, (0, 0, 0, missing))
-        self._scores_gradient[:blocks].copy_(gradient.view(blocks, -1, gradient.shape[1]).transpose(1, 2))
-        self._lanes.run(backward.table)
-        return value.detach()
+        with one_thread():
+            self._lanes.run(forward.table, self._keep_books)
+            scores = self.scores.requires_grad_()
+            value = loss(scores, labels)
+            (gradient,) = torch.autograd.grad(value, scores)
+            blocks = int(self._buffers.blocks[0])
+            missing = blocks * self._width - len(gradient)
+            if missing:
+                gradient = functional.pad(gradient, (0, 0, 0, missing))
+            self._scores_gradient[:blocks].copy_(gradient.view(blocks, -1, gradient.shape[1]).transpose(1, 2))
+            self._lanes.run(backward.table)
+            return value.detach()
 
     def _note(self, seconds: float) -> None:
         """How long a step took counts for who sits out, if it had as much to do as the one before."""
@@ -226,6 +241,7 @@ class Compiled:
 
     def _keep_books(self) -> None:
         """What PyTorch does beside the arithmetic, while other lanes begin with it."""
+        self._next_mean = _number()
         for counter in self._counters:
             if counter is not None:
                 counter.add_(1)
@@ -249,6 +265,11 @@ def _is_cross_entropy(loss: Loss) -> bool:
     hooks = loss._forward_hooks or loss._forward_pre_hooks or loss._backward_hooks
     plain = loss.weight is None and loss.reduction == "mean" and loss.label_smoothing == 0 and loss.ignore_index < 0
     return plain and not hooks
+
+
+def _number() -> torch.Tensor:
+    """Room for a loss."""
+    return torch.empty((), dtype=torch.float32, device="cpu")
 
 
 def _tensor(rows: Rows) -> torch.Tensor:

@@ -7,15 +7,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 from bptcnn.inner.kernels import helpers, runner
 from bptcnn.inner.kernels.image import address_of
-from bptcnn.inner.kernels.library import Library
-from bptcnn.inner.kernels.shape import Vectors
+from bptcnn.inner.kernels.library import Arguments, arguments, function
 from bptcnn.inner.lowering.program import Program
 from bptcnn.inner.tasks.dag import followers
 from bptcnn.inner.tasks.schedule import priorities
@@ -36,7 +34,8 @@ class Table:
     Attributes:
         order: the tasks' numbers, best first.
         num_lanes: who works it off.
-        jobs: of each lane, the address of what its loop is called with.
+        job: address of what the loop of the calling thread's lane is called with.
+        jobs: of each other lane.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class Table:
         following = [[place[follower] for follower in after[task]] for task in self.order]
         groups = [program.calls[task] for task in self.order]
         calls = [call for group in groups for call in group]
-        arguments = [np.array(call.arguments, np.int64) for call in calls]
+        given = [np.array(call.arguments, np.int64) for call in calls]
         self._lane, self._times = np.zeros(count, np.int32), np.zeros((count, 4), np.int64)
         self._left = np.zeros(1, np.int32)
         self._waiting_at_first = np.array([len(tasks[task].after) for task in self.order], np.int32)
@@ -59,18 +58,19 @@ class Table:
             self._waiting,
             _starts(groups),
             np.array([kernels[call.kernel] for call in calls], np.int64),
-            np.array([argument.ctypes.data for argument in arguments], np.int64),
+            np.array([each.ctypes.data for each in given], np.int64),
             _starts(following),
             np.array([task for group in following for task in group] or [0], np.int64),
         )
         of_block = np.array([program.blocks[task] for task in self.order], np.int64)
-        self._kept = tables, arguments, of_block, blocks
+        self._kept = tables, given, of_block, blocks
         addresses = [table.ctypes.data for table in tables]
         times, for_all = (self._times.ctypes.data, self._lane.ctypes.data), (of_block.ctypes.data, blocks.ctypes.data)
         self._calls = [
-            _array([*addresses, count, *times, lane, *for_all, time.CLOCK_MONOTONIC]) for lane in range(num_lanes)
+            arguments([*addresses, count, *times, lane, *for_all, time.CLOCK_MONOTONIC]) for lane in range(num_lanes)
         ]
-        self.jobs = [ctypes.addressof(call) for call in self._calls]
+        jobs = [ctypes.addressof(call) for call in self._calls]
+        self.job, self.jobs = jobs[0], arguments(jobs[1:])
 
     def record(self) -> tuple[list[int], list[int], list[int]]:
         """Of each task, in the order of their numbers: who ran it last, and its start and finish in nanoseconds."""
@@ -104,11 +104,10 @@ class Lanes:
         self._bells = [_bell() for _ in range(num_lanes - 1)]
         for bell in self._bells:
             threading.Thread(target=_help, args=(bell,), daemon=True, name="lane").start()
-        self._places = _array([ctypes.addressof(bell) for bell in self._bells])
-        self._at_work: list[Table] = []
-        self.close = weakref.finalize(
-            self, _ring, self._places, [helpers.END] * len(self._bells)
-        )  # threads hold the bells
+        self._places = arguments([ctypes.addressof(bell) for bell in self._bells])
+        self._table: Table | None = None
+        self._begin, self._finish = function(helpers.begin), function(helpers.finish)
+        self.close = weakref.finalize(self, _end, self._bells)  # which the threads hold, too
 
     def run(self, table: Table, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Work a program off; returns when all its tasks are done and nobody looks at the table any more.
@@ -117,47 +116,40 @@ class Lanes:
             table: made for as many lanes, or for the first few of them.
             meanwhile: what the calling thread does first, while the others begin.
         """
+        if table is not self._table:  # which stays in memory even if somebody interrupts this in the wrong place
+            self._table, bells = table, (len(table.jobs), ctypes.addressof(self._places))
+            self._opening = arguments([*bells, ctypes.addressof(table.jobs)])
+            self._closing = arguments([*bells, _address(function(runner.lane)), table.job])
         table.arm()
-        self._at_work.append(table)  # which stays in memory even if somebody interrupts this in the wrong place
-        _ring(self._places, table.jobs[1:])
+        self._begin(self._opening)
         try:
             meanwhile()
         finally:
-            bells = table.num_lanes - 1, ctypes.addressof(self._places)
-            _code(helpers.finish)(_array([*bells, _address(_code(runner.lane)), table.jobs[0]]))
-        self._at_work.clear()
+            self._finish(self._closing)
 
 
-Bell = ctypes.Array[ctypes.c_int64]
+Bell = Arguments
 
 
 def _bell() -> Bell:
     """A bell that nobody has rung."""
-    bell = _array([0, 0, _address(_code(runner.lane)), *[0] * (helpers.BELL - 3)])
+    bell = arguments([0, 0, _address(function(runner.lane)), *[0] * (helpers.BELL - 3)])
     for place, kind in ((helpers.MUTEX, "mutex"), (helpers.CONDITION, "cond")):
         init = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(address_of(f"pthread_{kind}_init"))
         init(ctypes.addressof(bell) + 8 * place, None)
-    _code(helpers.helper)  # compiled before there are threads, for each would compile one of its own
+    function(helpers.helper)  # compiled before there are threads, for each would compile one of its own
     return bell
 
 
 def _help(bell: Bell) -> None:
     """What a thread does that helps."""
-    _code(helpers.helper)(_array([ctypes.addressof(bell)]))
+    function(helpers.helper)(arguments([ctypes.addressof(bell)]))
 
 
-def _ring(places: ctypes.Array[ctypes.c_int64], jobs: Sequence[int]) -> None:
-    """Give each helper, whose bell is at one of these places, its job."""
-    given = _array(jobs)
-    _code(helpers.begin)(_array([len(places), ctypes.addressof(places), ctypes.addressof(given)]))
-
-
-@cache
-def _code(emit: Callable[..., None]) -> Callable[[ctypes.Array[ctypes.c_int64]], None]:
-    """A function in machine code, which is for any vectors the same; the interpreter is free meanwhile."""
-    library = Library(Vectors(4, 16))
-    name, _ = library.use(emit)
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(library.compile()[name])
+def _end(bells: Sequence[Bell]) -> None:
+    """Let all helpers end."""
+    places, jobs = arguments([ctypes.addressof(bell) for bell in bells]), arguments([helpers.END] * len(bells))
+    function(helpers.begin)(arguments([len(bells), ctypes.addressof(places), ctypes.addressof(jobs)]))
 
 
 def _address(code: Callable[..., None]) -> int:
@@ -166,7 +158,3 @@ def _address(code: Callable[..., None]) -> int:
 
 def _starts(groups: Sequence[Sequence[object]]) -> Numbers:
     return np.cumsum([0, *(len(group) for group in groups)]).astype(np.int64)
-
-
-def _array(numbers: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
-    return (ctypes.c_int64 * len(numbers))(*numbers)

@@ -112,7 +112,7 @@ class Learner:
             loss, scores = self._on_gpu(batch.images, batch.labels, functional.cross_entropy)
             value = _finite(loss, batch, indices, lr)
             self._descend(lr)
-        elif compiled is not None and compiled.knows(functional.cross_entropy, batch.labels):
+        elif compiled is not None and compiled.knows(functional.cross_entropy, batch.labels, len(indices)):
             numbers = self._optimizer
             self._descent.set(0, lr=lr, momentum=numbers.momentum, weight_decay=numbers.weight_decay)
             loss, scores = compiled(batch.images, batch.labels, functional.cross_entropy, self._descent)

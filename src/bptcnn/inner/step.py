@@ -49,7 +49,7 @@ class TrainStep:
         loss: of scores and labels, averaged over the batch.
         optimizer: of ``torch.optim``, on the model's parameters.
         example_batch: images [B, channels, rows, columns] and labels; later batches may be smaller, and larger
-            ones are left to PyTorch.
+            ones, or those of images of another shape, are left to PyTorch.
         precision: ``bf16`` keeps the numbers between the layers as bfloat16, as autocast does; weights stay float32.
         num_lanes: cores to use; None for all that this process may use. Of no meaning on a GPU.
 
@@ -77,9 +77,9 @@ class TrainStep:
     ) -> None:
         keep_memory()
         self._loss, self._optimizer = loss, optimizer
-        self._batch = len(example_batch[0])
+        self._batch, *self._shape = example_batch[0].shape
         on_gpu = device_of(model).type == "cuda"
-        self._larger = Eager(model, precision, channels_last=on_gpu)
+        self._others = Eager(model, precision, channels_last=on_gpu)
         lanes = Lanes(1 if on_gpu else num_lanes or num_cores())
         model.train()
         self.plan: Plan
@@ -99,8 +99,9 @@ class TrainStep:
         Returns:
             The loss before the update, detached.
         """
-        way = self._gradients if len(images) <= self._batch else self._larger
-        if isinstance(way, Compiled) and way.knows(self._loss, labels) and (move := self._sgd.descent()):
+        count, *shape = images.shape
+        way = self._gradients if count <= self._batch and shape == self._shape else self._others
+        if isinstance(way, Compiled) and way.knows(self._loss, labels, count) and (move := self._sgd.descent()):
             self._scores = None
             return way.step(images, labels, self._loss, move)
         with one_thread() if isinstance(way, Compiled) else nullcontext():

@@ -6,8 +6,10 @@ is started.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, TypeAlias
 
 from llvmlite import ir
 
@@ -15,6 +17,8 @@ from bptcnn.inner.kernels import jit, store
 from bptcnn.inner.kernels.image import Image, place
 from bptcnn.inner.kernels.link import link
 from bptcnn.inner.kernels.shape import Vectors
+
+Arguments: TypeAlias = ctypes.Array[ctypes.c_int64]
 
 _placed: dict[str, tuple[int | None, int]] = {}
 """Of each kernel, what its emitter said of it and where its code begins."""
@@ -87,6 +91,34 @@ class Library:
             )
             self._found.clear()
         return {name: _placed[name][1] for name in self._used}
+
+
+@cache
+def function(emit: Callable[..., None]) -> Callable[[Arguments], None]:
+    """A function in machine code that no vectors matter to; the interpreter is free while it runs.
+
+    Args:
+        emit: ``emit(module, name, vectors)``.
+
+    Example:
+        >>> from bptcnn.inner.kernels import loss
+        >>> labels, answer = (ctypes.c_int64 * 2)(3, 10), ctypes.c_int64()
+        >>> function(loss.are_classes)(arguments([ctypes.addressof(labels), 2, 10, ctypes.addressof(answer)]))
+        >>> answer.value
+        0
+    """
+    library = Library(Vectors(4, 16))
+    name, _ = library.use(emit)
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(library.compile()[name])
+
+
+def arguments(numbers: Sequence[int]) -> Arguments:
+    """What such a function, or a kernel, is called with.
+
+    Args:
+        numbers: and addresses.
+    """
+    return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
 def described(emit: Callable[..., Any], *shape: object, **options: object) -> str:

@@ -88,23 +88,21 @@ class LossRows:
         width: samples of a block.
 
     Attributes:
-        labels: int64 [blocks width].
+        labels: int64 [blocks width], where the caller's do not fill the blocks.
+        labels_address: int64 [1], where the labels are to be read.
         part: float32 [1], 1 / samples of the batch.
         parts: a row for each block: the sum over its samples.
-        mean: float32 [1], the loss of the batch.
+        mean_address: int64 [1], where the loss of the batch is to be written, float32.
         guard: int32 [1], whether weights stay as they are if it is no finite number.
         stay: int32 [1], whether they do.
     """
 
     def __init__(self, num_blocks: int, width: int) -> None:
-        self.labels = np.zeros((num_blocks, width), np.int64)
-        self.part, self.mean = np.zeros(1, np.float32), np.zeros(1, np.float32)
+        self.labels = np.zeros(num_blocks * width, np.int64)
+        self.labels_address = np.full(1, self.labels.ctypes.data, np.int64)
+        self.part, self.mean_address = np.zeros(1, np.float32), np.zeros(1, np.int64)
         self.parts = Rows(num_blocks, 1)
         self.guard, self.stay = np.zeros(1, np.int32), np.zeros(1, np.int32)
-
-    def labels_row(self, block: int) -> int:
-        """The address of a block's labels."""
-        return int(self.labels.ctypes.data + block * self.labels.strides[0])
 
 
 class Buffers:
@@ -137,7 +135,7 @@ class Buffers:
     def __init__(self, layers: Sequence[Layer], images: Plane, num_blocks: int, vectors: Vectors) -> None:
         self.num_blocks, self.vectors, self.width = num_blocks, vectors, vectors.width
         width = self.width
-        self.num_samples = num_blocks * self.width
+        self.num_samples = 0
         self.blocks = np.full(1, num_blocks, np.int64)
         self.images = Rows(num_blocks, width * images.size)
         self.images_address = np.full(1, self.images.address, np.int64)
@@ -195,6 +193,8 @@ class Buffers:
         Args:
             samples: the first of ``images`` are these.
         """
+        if samples == self.num_samples:
+            return
         self.num_samples = samples
         self.blocks[0] = -(-samples // self.width)
         present = self.present.array.reshape(-1)

@@ -28,13 +28,13 @@ def lower_loss(writer: Writer, last: Layer) -> int:
     writer.each(
         kernel,
         lambda b: (
-            *(scores.row(b), rows.labels_row(b), buffers.present.row(b)),
+            *(scores.row(b), rows.labels_address.ctypes.data, b * buffers.width, buffers.present.row(b)),
             *(part, gradient.row(b), rows.parts.row(b)),
         ),
         2 * last.shape.size,
     )
     before = writer.chains.turn(Kind.BACKWARD_DATA)
     kernel, _ = use(loss.mean_loss)
-    flags = (array.ctypes.data for array in (rows.mean, rows.guard, rows.stay))
+    flags = (array.ctypes.data for array in (rows.mean_address, rows.guard, rows.stay))
     call = Call(kernel, (rows.parts.address, buffers.blocks.ctypes.data, part, *flags))
     return writer.chains.task(Kind.REDUCE, writer.layer, 0, before, [call], 0.0, 0.0)
