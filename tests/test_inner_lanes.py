@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from bptcnn.inner.kernels import pointwise
-from bptcnn.inner.kernels.helpers import END
 from bptcnn.inner.kernels.library import Library, arguments
 from bptcnn.inner.kernels.shape import Vectors
 from bptcnn.inner.lanes import Lanes, Table
@@ -111,17 +110,12 @@ def test_threads_end_with_their_lanes() -> None:
 
 
 def test_who_has_no_part_in_a_run_is_given_nothing() -> None:
-    lanes, (table, numbers) = Lanes(4), work(2)
-    before = helpers_alive()
-    whole = arguments([*table.jobs, END, END])  # what may lie behind the jobs
+    lanes, (table, numbers), (other, untouched) = Lanes(4), work(2), work(1)
+    other.arm()
+    whole = arguments([*table.jobs, other.job, other.job])  # what may lie behind the jobs
     table.jobs = (ctypes.c_int64 * 1).from_buffer(whole)
-    lanes.run(table)
+    seen = []
+    lanes.run(table, lambda: seen.extend(bell[place] for bell in lanes._bells[1:] for place in (0, 1)))
+    assert seen == [0] * 4
     assert (numbers[-1] == LENGTH).all()
-    everyone, numbers = work(4)
-    lanes.run(everyone)
-    assert (numbers[-1] == LENGTH).all()
-    assert helpers_alive() == before
-
-
-def helpers_alive() -> int:
-    return sum(thread.name == "lane" for thread in threading.enumerate())
+    assert not untouched.any()
