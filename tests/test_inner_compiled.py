@@ -16,7 +16,7 @@ from torch.nn import functional
 from bptcnn.errors import UnsupportedError
 from bptcnn.inner.account import BARS, LastStep, account
 from bptcnn.inner.compiled import Compiled
-from bptcnn.inner.eager import Eager
+from bptcnn.inner.eager import Eager, Precision
 from bptcnn.inner.graph.layers import Dropout
 from bptcnn.inner.graph.reader import graph
 from bptcnn.inner.kernels import library
@@ -81,8 +81,20 @@ def test_columns_share_a_matrix_where_samples_fill_it_badly(monkeypatch: pytest.
     assert all(vectors.matrices for vectors in chosen.values())
     widths = {batch: vectors.width for batch, vectors in chosen.items()}
     assert widths == {128: 32, 32: 32, 24: 8, 16: 16, 12: 4, 8: 8, 4: 4, 1: 4}
-    others = graph(a_network(zoo("lenet5"), (1, 16, 16)), Plane(1, 16, 16))
-    assert vectors_for(others, "bf16", 4) == host_vectors("bf16", 4) == Vectors(16, 32, bf16=True, channels=8)
+
+
+@pytest.mark.parametrize(
+    ("bf16", "tiles", "chosen"), [(True, False, "bf16"), (True, True, "fp32"), (False, False, "fp32")]
+)
+def test_numbers_are_float32_where_bfloat16_is_no_faster(
+    bf16: bool, tiles: bool, chosen: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bptcnn.inner.layout.host_simd", lambda: Simd(16, 32, bf16=bf16, tiles=tiles))
+    monkeypatch.setattr("bptcnn.inner.layout.granted", lambda: True)
+    layers = graph(a_network(zoo("lenet5"), (1, 16, 16)), Plane(1, 16, 16))
+    for batch in (128, 4):
+        assert vectors_for(layers, "bf16", batch) == host_vectors(chosen, batch)
+        assert vectors_for(layers, "fp32", batch) == host_vectors("fp32", batch)
 
 
 def odd(shape: Shape, num_classes: int) -> nn.Module:
@@ -169,7 +181,8 @@ def test_bfloat16_is_on_average_no_further_off_than_under_autocast(
 ) -> None:
     network = a_network(make, shape)
     other, exact = copy.deepcopy(network), copy.deepcopy(network).double()
-    vectors = vectors_for(graph(network, Plane(*shape)), "bf16", count)
+    chosen = vectors_for(graph(network, Plane(*shape)), "bf16", count)
+    vectors = chosen if chosen.bf16 else host_vectors("bf16", count)
     ways: list[tuple[nn.Module, Gradients, dict[str, float]]] = [
         (network, Compiled(network, shape, count, LANES, vectors), defaultdict(float)),
         (other, Eager(other, "bf16"), defaultdict(float)),

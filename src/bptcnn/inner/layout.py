@@ -44,22 +44,26 @@ def host_vectors(precision: Precision, batch: int = MANY) -> Vectors:
 
 
 def vectors_for(layers: Sequence[Layer], precision: Precision, batch: int) -> Vectors:
-    """What blocks look like for a network: where cores multiply matrices and most of its channels fill them, they do.
+    """What blocks look like for a network.
+
+    Where bfloat16 is allowed and cores multiply matrices of it, they do if most of the network's channels fill them.
+    Numbers are float32 all the same where that is faster: on cores that do not multiply bfloat16, and on those that
+    multiply matrices of it, if these stay empty: by vectors they are faster with float32.
 
     Args:
         layers: the network.
-        precision: of the numbers between the layers.
+        precision: that the numbers between the layers may have.
         batch: usual samples of a step.
-
-    Raises:
-        UnsupportedError: as for :func:`host_vectors`.
     """
-    vectors = host_vectors(precision, batch)
-    if not (vectors.bf16 and host_simd().tiles and granted()):
-        return vectors
-    kinds = [replace(vectors, channels=count, matrices=True) for count in COSTS_OF_MATRICES]
-    kinds = [kind for kind in kinds if by_matrices(layers, kind)]
-    return _best(kinds, COSTS_OF_MATRICES, batch) if kinds else vectors
+    simd = host_simd()
+    if precision == "fp32" or not simd.bf16:
+        return host_vectors("fp32", batch)
+    if simd.tiles and granted():
+        vectors = host_vectors("bf16", batch)
+        kinds = [replace(vectors, channels=count, matrices=True) for count in COSTS_OF_MATRICES]
+        if kinds := [kind for kind in kinds if by_matrices(layers, kind)]:
+            return _best(kinds, COSTS_OF_MATRICES, batch)
+    return host_vectors("fp32" if simd.tiles else "bf16", batch)
 
 
 def _best(kinds: Sequence[Vectors], costs: Mapping[int, float], batch: int) -> Vectors:

@@ -41,7 +41,7 @@ class Learner:
         module: the network.
         samples: the training set.
         optimizer: the local optimizer's settings.
-        precision: ``bf16`` keeps the numbers between the layers as bfloat16; weights stay float32.
+        precision: ``bf16`` lets the numbers between the layers be bfloat16; weights stay float32.
         validation: a held-out subset on which Q is measured; None to use the training batches.
         batch_size: usual samples of a step.
         num_lanes: cores to use; of no meaning on a GPU.

@@ -19,7 +19,6 @@ from bptcnn.inner.graph.reader import graph
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.lanes import Lanes
 from bptcnn.inner.layout import vectors_for
-from bptcnn.inner.lowering.filters import by_matrices
 from bptcnn.inner.machine.devices import device_of
 from bptcnn.inner.machine.hardware import num_cores
 from bptcnn.inner.machine.memory import keep_memory
@@ -50,7 +49,8 @@ class TrainStep:
         optimizer: of ``torch.optim``, on the model's parameters.
         example_batch: images [B, channels, rows, columns] and labels; later batches may be smaller, and larger
             ones, or those of images of another shape, are left to PyTorch.
-        precision: ``bf16`` keeps the numbers between the layers as bfloat16, as autocast does; weights stay float32.
+        precision: ``bf16`` lets the numbers between the layers be bfloat16, as autocast does, where that is faster than
+            float32; weights stay float32.
         num_lanes: cores to use; None for all that this process may use. Of no meaning on a GPU.
 
     Attributes:
@@ -137,7 +137,7 @@ def gradients(
         layers = graph(module, Plane(*images))
         vectors = vectors_for(layers, precision, batch_size)
         wide = products(layers) * min(batch_size, FULL) >= MATRICES
-        if vectors.bf16 and host_simd().tiles and wide and not by_matrices(layers, vectors):
+        if precision == "bf16" and host_simd().tiles and wide and not vectors.matrices:
             return None
         return Compiled(module, images, round(SPARE_ROOM * batch_size), Lanes(num_lanes), vectors)
     except UnsupportedError:

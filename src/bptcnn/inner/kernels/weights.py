@@ -6,8 +6,9 @@ tasks, and the order of every sum is fixed whichever lane works on it. Of few we
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
 
 from llvmlite import ir
@@ -18,7 +19,7 @@ from bptcnn.inner.kernels.kinds import kernel_for
 from bptcnn.inner.kernels.matrices import ways as matrices
 from bptcnn.inner.kernels.shape import Plane, Vectors, Window, alike, forward_taps
 from bptcnn.inner.kernels.shuffles import filled, lane_sums, shuffled
-from bptcnn.inner.kernels.tiling import weight_group, weight_rows, weight_tile
+from bptcnn.inner.kernels.tiling import LATENCY, weight_group, weight_rows, weight_tile
 from bptcnn.inner.kernels.vectors import Kernel
 
 MORE_AREAS = 16
@@ -166,14 +167,21 @@ def _tile(
     corner = kernel.at(
         pointers[2], (out, data.channels * size_of_filter), (into, size_of_filter), (row, window.columns)
     )
-    found: dict[int, Value] = {}
+    _write(kernel, problem, part, corner, {key: total.get() for key, total in sums.items()})
+
+
+def _write(
+    kernel: Kernel, problem: _Problem, part: _Part, corner: Value, sums: Mapping[tuple[int, int, int], Value]
+) -> None:
+    """Sum over the lanes, and write what lies side by side together."""
+    by_place: dict[int, Value] = {}
     for (o, i, c), total in sums.items():
-        for channel, value in enumerate(kernel.by_outputs(total.get()), o * kernel.channels):
-            found[problem.place(channel, i, c)] = value
-    places = sorted(found)
-    for numbers in lane_sums(builder, [found[each] for each in places]):
+        for channel, vector in enumerate(kernel.by_outputs(total), o * kernel.channels):
+            by_place[problem.place(channel, i, c)] = vector
+    places = sorted(by_place)
+    for numbers in lane_sums(kernel.builder, [by_place[place] for place in places]):
         for run in consecutive(places[: numbers.type.count]):
-            value = shuffled(builder, numbers, numbers, [places.index(each) for each in run])
+            value = shuffled(kernel.builder, numbers, numbers, [places.index(place) for place in run])
             _add(kernel, kernel.at(corner, run[0]), value, problem, part.is_new)
         places = places[numbers.type.count :]
 
@@ -195,12 +203,18 @@ def _bias(
     start = kernel.place(source, (part.first, gradient.size))
     with kernel.loop(channels) as o:
         channel = kernel.builder.add(out, o)
-        total = kernel.variable(kernel.constant(0.0))
         corner = kernel.place(start, (channel, gradient.area))
-        with kernel.loop(part.blocks) as block, kernel.loop(gradient.area) as place:
-            near = kernel.place(corner, (block, gradient.size), place)
-            total.set(kernel.builder.fadd(total.get(), kernel.load(near)))
-        (sums,) = lane_sums(kernel.builder, [total.get()])
+        totals = [kernel.variable(kernel.constant(0.0)) for _ in range(min(LATENCY, gradient.area))]
+        whole = gradient.area // len(totals) * len(totals)
+        with kernel.loop(part.blocks) as block:
+            begin = kernel.place(corner, (block, gradient.size))
+            with kernel.loop(whole, step=len(totals)) as place:
+                for near, total in enumerate(totals):
+                    total.set(kernel.builder.fadd(total.get(), kernel.load(kernel.place(begin, place, I64(near)))))
+            for near, total in enumerate(totals[: gradient.area - whole], whole):
+                total.set(kernel.builder.fadd(total.get(), kernel.load(kernel.place(begin, I64(near)))))
+        total = reduce(kernel.builder.fadd, [total.get() for total in totals])
+        (sums,) = lane_sums(kernel.builder, [total])
         _add(kernel, kernel.at(result, (channel, 1)), sums, problem, part.is_new)
 
 
