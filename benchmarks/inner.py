@@ -5,6 +5,9 @@ in training mode, dropout where the network has it. All cores that this process 
 process of its own, which sleeps until its turn: all do one repeat, then all the next, each round beginning with
 another, so that a busy moment hits them alike.
 
+``bf16`` allows bfloat16 between the layers: peers have it by autocast or mixed precision, ours takes float32 where that
+is faster, as it would for a user.
+
 Timed: whole steps on batches that are in memory, in the contender's layout; ours gets them as PyTorch's default.
 Not timed: start, compilation, warm-up, and one step before each repeat, for the caches.
 

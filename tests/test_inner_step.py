@@ -194,6 +194,13 @@ def test_labels_that_are_fewer_than_images_are_an_error_as_in_pytorch() -> None:
         step(IMAGES, LABELS[:-1])
 
 
+def test_a_batch_of_nothing_is_what_it_is_in_pytorch() -> None:
+    network = lenet()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    step = TrainStep(network, functional.cross_entropy, optimizer, (IMAGES, LABELS), num_lanes=1)
+    assert step(IMAGES[:0], LABELS[:0]).isnan()
+
+
 def test_unknown_layers_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bptcnn.inner.plan.BUDGET_S", 0.2)
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(400, 4))

@@ -85,8 +85,8 @@ class RunConfig(Section):
     """Samples of one local step."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of forward and backward; weights are always float32. ``bf16`` is used where it is faster: on
-    cores that multiply float32 as fast, or nothing else, float32 takes its place."""
+    """Arithmetic of forward and backward; weights are always float32. With ``bf16``, a worker computes in float32 all
+    the same where its cores are no faster in bfloat16, or do not multiply it."""
 
     data: DataConfig = DataConfig()
     """Where images come from."""

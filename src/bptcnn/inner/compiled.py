@@ -107,7 +107,9 @@ class Compiled:
             labels: of a batch.
             count: samples of the batch.
         """
-        if not _is_cross_entropy(loss) or labels.dtype != torch.int64 or labels.shape != (count,) or not labels.is_cpu:
+        if not count or labels.shape != (count,) or labels.dtype != torch.int64 or not labels.is_cpu:
+            return False
+        if not _is_cross_entropy(loss):
             return False
         labels = labels.contiguous()
         self._question[0], self._question[1] = labels.data_ptr(), count

@@ -100,7 +100,7 @@ class TrainStep:
             The loss before the update, detached.
         """
         count, *shape = images.shape
-        way = self._gradients if count <= self._batch and shape == self._shape else self._others
+        way = self._gradients if 0 < count <= self._batch and shape == self._shape else self._others
         if isinstance(way, Compiled) and way.knows(self._loss, labels, count) and (move := self._sgd.descent()):
             self._scores = None
             return way.step(images, labels, self._loss, move)

@@ -88,8 +88,11 @@ def backward_weight(
     # rows, which the first cache holds for all places of the filter.
     problem = _Problem(window, data, gradient, split=kernel.channels > 1 or gradient.area >= MORE_AREAS)
     pointers = kernel.argument(0), kernel.argument(1), kernel.argument(2)
-    most = weight_rows(window, data, gradient, vectors) if problem.split else gradient.rows
-    errors = Gathered(kernel, gradient, outs) if kernel.channels > 1 else InPlace(kernel, gradient, most)
+    if kernel.channels > 1:
+        errors: InPlace = Gathered(kernel, gradient, outs)
+    else:
+        most = weight_rows(window, data, gradient, vectors) if problem.split else gradient.rows
+        errors = InPlace(kernel, gradient, most)
     full, blocks, builder = data.channels // ins, kernel.scalar(kernel.argument(5), I64), kernel.builder
     with (
         kernel.loop(blocks if problem.split else 1) as first,
