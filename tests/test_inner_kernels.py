@@ -41,7 +41,7 @@ from bptcnn.inner.kernels import conv, weights
 from bptcnn.inner.kernels.matrices.tiling import tile_of, unfolded
 from bptcnn.inner.kernels.shape import Plane, Vectors, Window, backward_taps, forward_taps
 from bptcnn.inner.kernels.sums import Epilogue
-from bptcnn.inner.kernels.tiling import is_turned
+from bptcnn.inner.kernels.tiling import grouped, is_turned
 from bptcnn.inner.lowering.buffers import Array
 
 WIDE = KINDS[0]
@@ -172,14 +172,16 @@ class Convolution:
     def _filters(self, channels: int, data: Plane, out: Plane) -> Memory:
         window, vectors, weight = self.case.window, self.vectors, self.weight
         of = forward_taps if channels else backward_taps
-        taps = (of(size, window.stride, window.padding) for size in (window.rows, window.columns))
+        down, across = (of(size, window.stride, window.padding) for size in (window.rows, window.columns))
         if channels and unfolded(vectors, window, data, out):
             return self.bench.packed(matrices(weight.flatten(1)[..., None], 1, 32))
-        if tile := tile_of(vectors, *taps, data, out):
+        if tile := tile_of(vectors, down, across, data, out):
             return self.bench.packed(matrices(weight.flatten(2), channels, tile.depth))
+        if vectors.bf16 or grouped(vectors, across, out):
+            return self.bench.filters(weight, channels)
         if not channels and is_turned(vectors, *weight.shape[:2], window.rows * window.columns):
             return self.bench.copied(weight.transpose(0, 1).contiguous())
-        return self.bench.filters(weight, channels)
+        return self.bench.copied(weight)
 
     def backward_data(self, then: Epilogue, ranges: Sequence[tuple[int, int]] = ()) -> torch.Tensor:
         """As :meth:`forward`; the gradient of the data."""

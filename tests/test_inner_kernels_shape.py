@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from blocks import BF16, KINDS
+from blocks import BF16, GROUPS, KINDS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bptcnn.inner.kernels.matrices.lines import lines_of, runs, side_by_side
 from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, alike, backward_taps, forward_taps
-from bptcnn.inner.kernels.tiling import output_tile, weight_tile
+from bptcnn.inner.kernels.tiling import output_tile, shared_by, weight_tile
 
 Meetings = list[tuple[int, int, int]]
 
@@ -80,18 +80,21 @@ def test_tiles_of_columns_cover_all_and_know_what_they_see(shape: tuple[int, int
 planes = st.builds(Plane, st.integers(1, 200), st.integers(1, 40), st.integers(1, 40))
 
 
-@given(filters(), planes, st.sampled_from([*KINDS, BF16]), st.booleans())
+@given(filters(), planes, st.sampled_from([*KINDS, *GROUPS, BF16]), st.booleans())
 def test_a_tile_of_outputs_fits_the_registers(
     shape: tuple[int, int, int, int], out: Plane, vectors: Vectors, forward: bool
 ) -> None:
     size, stride, padding, _ = shape
     across = (forward_taps if forward else backward_taps)(size, stride, padding)
-    channels, columns = output_tile(across, out, vectors)
-    assert 1 <= channels <= out.channels
-    assert 1 <= columns <= max(taps.count(out.columns) for taps in across)
-    if (channels, columns) != (1, 1):
-        inputs = max(len({t.step * x + o for x in range(columns) for o in t.offsets}) for t in across)
-        assert vectors.parts * (channels * columns + inputs) + 1 <= vectors.registers
+    tile, shared = output_tile(across, out, vectors), shared_by(vectors, across, out)
+    assert 1 <= tile.channels <= out.channels
+    assert 1 <= tile.columns <= max(taps.count(out.columns) for taps in across)
+    assert tile.columns % shared == 0
+    columns = tile.columns // shared
+    if (tile.channels, columns) != (1, 1):
+        inputs = max(len({t.step * shared * x + o for x in range(columns) for o in t.offsets}) for t in across)
+        inputs = columns if tile.again else inputs
+        assert vectors.parts * (tile.channels * columns + inputs) + 1 <= vectors.registers
 
 
 @given(filters(), st.integers(1, 7), planes, st.integers(1, 200), st.sampled_from([*KINDS, BF16]))

@@ -77,7 +77,7 @@ class Bf16Kernel(Kernel):
             pointer: of a place.
             count: how many.
         """
-        return self.builder.load(pointer, typ=ir.VectorType(I16, count), align=self._alignment)
+        return self.builder.load(pointer, typ=ir.VectorType(I16, count), align=self.place_bytes)
 
     def write(self, words: Value, pointer: Value) -> None:
         """Write numbers as they are to lie.
@@ -86,7 +86,7 @@ class Bf16Kernel(Kernel):
             words: the numbers.
             pointer: of a place.
         """
-        self.builder.store(words, pointer, align=self._alignment)
+        self.builder.store(words, pointer, align=self.place_bytes)
 
     def widened(self, words: Value) -> Value:
         """Numbers as they lie, as float32: each with 16 zeros behind it."""

@@ -9,19 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 
 from llvmlite import ir
 
 from bptcnn.inner.kernels.emit import I64, Value, Variable
-from bptcnn.inner.kernels.kinds import kernel_for
+from bptcnn.inner.kernels.kinds import kernel_of_outputs
 from bptcnn.inner.kernels.matrices import ways as matrices
 from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, alike, backward_taps, forward_taps, tiles
 from bptcnn.inner.kernels.sums import Epilogue, Pointers, Sum, finish, rows_seen
-from bptcnn.inner.kernels.tiling import grouped, is_turned, output_tile, side_by_side
+from bptcnn.inner.kernels.tiling import is_turned, output_tile, side_by_side
 from bptcnn.inner.kernels.vectors import Kernel
+
+AHEAD = 4
+"""Input channels, or groups of them, that lie between what is multiplied and what is fetched for later. Channels of a
+tile lie so far apart that caches do not foresee which comes next."""
+
+LINE = 64
+"""Bytes of a cache that are fetched at once."""
 
 
 def forward(
@@ -85,10 +92,16 @@ def backward_data(
     spec = Sum(gradient, out, window.rows, window.columns, down, across, bias=False, then=then)
     if (made := matrices.convolution(module, name, vectors, spec)) is not None:
         return made
+    spec = replace(spec, down=_ascending(down), across=_ascending(across))
     spans = _Spans(size, out.channels * size, 1)
     if is_turned(vectors, gradient.channels, out.channels, size):
         spans = _Spans(gradient.channels * size, size, 1)
     return _emit(module, name, vectors, spec, spans)
+
+
+def _ascending(phases: tuple[Taps, ...]) -> tuple[Taps, ...]:
+    """Taps in the order in which the data lies in memory: caches fetch ahead what follows."""
+    return tuple(replace(taps, places=taps.places[::-1], offsets=taps.offsets[::-1]) for taps in phases)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +124,16 @@ class _Tile:
     column: Value
     channels: int
     seen: tuple[tuple[int, ...], ...]  # the taps that each column sees
+    again: bool  # whether what one of them sees is loaded again for the next
 
 
 def _emit(module: ir.Module, name: str, vectors: Vectors, spec: Sum, spans: _Spans) -> int:
-    kernel = kernel_for(module, name, vectors, grouped=grouped(vectors, spec.out))
+    kernel = kernel_of_outputs(module, name, vectors, spec.across, spec.out)
     if kernel.channels > 1:  # a table, in which weights of channels that are made lie side by side
         side, size = side_by_side(vectors, spec.out.channels), spec.filter_rows * spec.filter_columns
         all_groups = side == spec.out.channels
         spans = _Spans(1 if all_groups else tiles(spec.data.channels, kernel.depth) * size, size * side, side)
-    channels, columns = output_tile(spec.across, spec.out, vectors)
+    most = output_tile(spec.across, spec.out, vectors)
     pointers = Pointers(*(kernel.argument(place) for place in range(6)))
     first, last = kernel.number(6), kernel.number(7)
     for down, across in product(spec.down, spec.across):
@@ -127,18 +141,22 @@ def _emit(module: ir.Module, name: str, vectors: Vectors, spec: Sum, spans: _Spa
         if not num_rows or not num_columns:
             continue
         with kernel.loop(num_rows) as row, kernel.loop(last, first) as index:
-            channel = kernel.tile(index, channels * kernel.channels, spec.out.channels)
-            for start, step, repeats, seen in alike(across, num_columns, spec.data.columns, columns):
+            channel = kernel.tile(index, most.channels * kernel.channels, spec.out.channels)
+            for start, step, repeats, seen in alike(across, num_columns, spec.data.columns, most.columns):
                 with kernel.loop(repeats) as repeat:
                     column = kernel.builder.add(I64(start), kernel.builder.mul(repeat, I64(step)))
-                    _tile(kernel, spec, spans, pointers, _Tile(down, across, channel, row, column, channels, seen))
+                    tile = _Tile(down, across, channel, row, column, most.channels, seen, most.again)
+                    _tile(kernel, spec, spans, pointers, tile)
     kernel.finish()
-    return tiles(spec.out.channels, channels * kernel.channels)
+    return tiles(spec.out.channels, most.channels * kernel.channels)
 
 
 def _tile(kernel: Kernel, spec: Sum, spans: _Spans, pointers: Pointers, tile: _Tile) -> None:
     data, down, across = spec.data, tile.down, tile.across
-    sums = [[kernel.variable(_first(kernel, spec, pointers, tile, c)) for _ in tile.seen] for c in range(tile.channels)]
+    sums = [
+        [kernel.variable(_first(kernel, spec, pointers, tile, c)) for _ in range(0, len(tile.seen), kernel.columns)]
+        for c in range(tile.channels)
+    ]
     if down.places and any(tile.seen):
         corner = kernel.place(pointers.data, (tile.column, across.step))
         filters = kernel.at(pointers.weights, (tile.channel, spans.out))
@@ -154,7 +172,9 @@ def _tile(kernel: Kernel, spec: Sum, spans: _Spans, pointers: Pointers, tile: _T
                 seen_row = kernel.builder.add(row, offset)
                 inputs = kernel.place(corner, (i, kernel.depth * data.area), (seen_row, data.columns))
                 weights = kernel.at(filters, (i, spans.into), (place, spec.filter_columns * spans.tap))
-                operand = partial(kernel.operand, apart=data.area if complete else None)
+                if data.channels > AHEAD * kernel.depth:
+                    _fetch(kernel, tile, kernel.place(inputs, AHEAD * kernel.depth * data.area), data)
+                operand = partial(kernel.seen, apart=data.area if complete else None)
                 _row(kernel, spans, tile, inputs, weights, operand, sums)
     _finish(kernel, spec, pointers, tile, sums)
 
@@ -168,21 +188,36 @@ def _groups(kernel: Kernel, channels: int) -> Iterator[tuple[AbstractContextMana
         yield kernel.loop(complete + 1, complete), False
 
 
+def _fetch(kernel: Kernel, tile: _Tile, inputs: Value, data: Plane) -> None:
+    """Have the caches fetch what a tile sees of one row and one group of input channels."""
+    across = tile.across
+    first, last = min(across.offsets), max(across.offsets) + across.step * (len(tile.seen) - 1)
+    apart = max(1, LINE // kernel.place_bytes)
+    for channel in range(kernel.depth):
+        for place in sorted({*range(first, last + 1, apart), last}):
+            kernel.fetch(kernel.place(inputs, channel * data.area + place))
+
+
 def _row(
     kernel: Kernel,
     spans: _Spans,
     tile: _Tile,
     inputs: Value,
     weights: Value,
-    operand: Callable[[Value], Value],
+    operand: Callable[..., Value],
     sums: list[list[Variable]],
 ) -> None:
     """Multiply-adds of one row of the filter and one group of input channels."""
-    across = tile.across
+    across, count = tile.across, kernel.columns
     for t, (place, offset) in enumerate(zip(across.places, across.offsets, strict=True)):
-        meeting = [x for x, seen in enumerate(tile.seen) if t in seen]
-        operands = {x: operand(kernel.place(inputs, offset + x * across.step)) for x in meeting}
-        for c, of_channel in enumerate(sums if meeting else ()):
+        sees = [[t in taps for taps in tile.seen[x : x + count]] for x in range(0, len(tile.seen), count)]
+        from_here = kernel.anew(inputs) if tile.again else inputs
+        operands = {
+            x: operand(kernel.place(from_here, offset + x * count * across.step), sees=each)
+            for x, each in enumerate(sees)
+            if any(each)
+        }
+        for c, of_channel in enumerate(sums if operands else ()):
             weight = kernel.weight(kernel.at(weights, c * kernel.channels * spans.out + place * spans.tap))
             for x, seen in operands.items():
                 of_channel[x].set(kernel.multiply(weight, seen, of_channel[x].get()))
@@ -205,5 +240,5 @@ def _finish(kernel: Kernel, spec: Sum, pointers: Pointers, tile: _Tile, sums: li
     )
     for c, of_channel in enumerate(sums):
         for x, total in enumerate(of_channel):
-            near = I64(c * kernel.channels * out.area + x * across.every)
+            near = I64(c * kernel.channels * out.area + x * kernel.columns * across.every)
             finish(kernel, spec, pointers, total.get(), *corner, near)

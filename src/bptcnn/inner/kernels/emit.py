@@ -192,6 +192,16 @@ class Function:
             pointer = self.builder.gep(pointer, [offset], source_etype=kind)
         return pointer
 
+    def fetch(self, pointer: Value) -> None:
+        """Have a line of memory brought into the first cache; an address where nothing may be read does no harm."""
+        to_be_read, to_be_kept, data = I32(0), I32(3), I32(1)
+        self.instruction("llvm.prefetch.p0", ir.VoidType(), pointer, to_be_read, to_be_kept, data)
+
+    def anew(self, pointer: Value) -> Value:
+        """The same address, but the compiler does not know it: what was loaded from there is loaded again."""
+        nothing = ir.InlineAsm(ir.FunctionType(PTR, [PTR]), "", "=r,0")
+        return self.builder.call(nothing, [pointer])
+
     def scalar(self, pointer: Value, kind: Value = F32) -> Value:
         """One number.
 

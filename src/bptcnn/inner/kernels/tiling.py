@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 
 from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, tiles
@@ -15,18 +16,61 @@ FIRST_CACHE = 40_000
 LEAST_AREAS = 48
 """Areas over which a sum goes at least, where it could: to end it costs as much as some of them."""
 
-LATENCY = 8
-"""Independent multiply-adds that keep the units of a core busy."""
+LATENCY = 10
+"""Independent multiply-adds that keep the units of a core busy: two of them at four cycles, and some to spare."""
+
+FEW_REGISTERS = 16
+"""With so few, what one place of the filter sees is loaded again for the next one."""
+
+SPARE = 1.25
+"""Columns of outputs that are made, some of them twice, for each that there is: more take longer than groups do."""
 
 
-def grouped(vectors: Vectors, out: Plane) -> bool:
+@dataclass(frozen=True, slots=True)
+class OutputTile:
+    """Outputs whose sums stay in registers.
+
+    Attributes:
+        channels: of them, or groups.
+        columns: of a row.
+        again: whether inputs are loaded anew for each place of the filter's row, not kept for the next one.
+    """
+
+    channels: int
+    columns: int
+    again: bool = False
+
+
+def shared_by(vectors: Vectors, across: tuple[Taps, ...], out: Plane) -> int:
+    """Neighbouring outputs whose sums share a register, where samples alone do not fill it.
+
+    Args:
+        vectors: the registers and what they hold.
+        across: the filter's columns.
+        out: what is made.
+
+    Returns:
+        One where maps have too few columns.
+
+    Example:
+        >>> from bptcnn.inner.kernels.shape import forward_taps
+        >>> [shared_by(Vectors(16, 32, channels=4), forward_taps(3, 1, 1), Plane(8, side, side)) for side in (3, 5, 7)]
+        [1, 1, 4]
+    """
+    count = 1 if vectors.bf16 else vectors.channels
+    columns = (taps.count(out.columns) for taps in across)
+    return count if all(count <= each and tiles(each, count) * count <= SPARE * each for each in columns) else 1
+
+
+def grouped(vectors: Vectors, across: tuple[Taps, ...], out: Plane) -> bool:
     """Whether a kernel makes the sums of several channels at once, and reads a table of weights for it.
 
     Args:
         vectors: the registers and what they hold.
+        across: the filter's columns.
         out: what it makes.
     """
-    return 1 < vectors.channels <= out.channels
+    return 1 < vectors.channels <= out.channels and shared_by(vectors, across, out) == 1
 
 
 def side_by_side(vectors: Vectors, count: int) -> int:
@@ -52,14 +96,14 @@ def is_turned(vectors: Vectors, outs: int, ins: int, size: int) -> bool:
         ins: input channels.
         size: of the filter.
     """
-    return not vectors.bf16 and vectors.channels == 1 and size > 1 and outs * ins * size >= MANY_WEIGHTS
+    return not vectors.bf16 and size > 1 and outs * ins * size >= MANY_WEIGHTS
 
 
-def output_tile(across: tuple[Taps, ...], out: Plane, vectors: Vectors) -> tuple[int, int]:
+def output_tile(across: tuple[Taps, ...], out: Plane, vectors: Vectors) -> OutputTile:
     """The tile of channels (or groups) and columns that costs least: few are done twice, registers are used well.
 
     Cost of a tile: its multiply-adds; at least its loads; at least what hides their latency. Its sums, the inputs that
-    one row of the filter sees, and a weight fit into the registers.
+    one row of the filter sees, and a weight fit into the registers; where these are few, what one place of it sees.
 
     Args:
         across: the filter's columns.
@@ -69,25 +113,31 @@ def output_tile(across: tuple[Taps, ...], out: Plane, vectors: Vectors) -> tuple
     Example:
         >>> from bptcnn.inner.kernels.shape import forward_taps
         >>> output_tile(forward_taps(5, 1, 0), Plane(128, 10, 10), Vectors(16, 32))
-        (4, 5)
+        OutputTile(channels=4, columns=5, again=False)
+        >>> output_tile(forward_taps(5, 1, 0), Plane(128, 9, 9), Vectors(8, 16))
+        OutputTile(channels=4, columns=3, again=True)
     """
-    count = max(taps.count(out.columns) for taps in across)
-    group = vectors.channels if grouped(vectors, out) else 1
+    count, shared = max(taps.count(out.columns) for taps in across), shared_by(vectors, across, out)
+    group = vectors.channels if grouped(vectors, across, out) else 1
     of_sum, of_input, of_weight = _registers(vectors, grouped=group > 1)
 
-    def cost(tile: tuple[int, int]) -> float:
-        c, x = tile
+    def fits(tile: OutputTile) -> bool:
+        x = tile.columns // shared
+        seen = {taps.step * shared * i + offset for taps in across for i in range(x) for offset in taps.offsets}
+        inputs = x if tile.again else len(seen)
+        return of_sum * tile.channels * x + of_input * inputs + of_weight <= vectors.registers
+
+    def cost(tile: OutputTile) -> float:
+        c, x = tile.channels, tile.columns // shared
         loads = of_weight * c + of_input * x
         # A quarter of the loads is not hidden behind the multiply-adds.
-        return tiles(out.channels, c * group) * tiles(count, x) * (max(of_sum * c * x, loads, LATENCY) + loads / 4)
+        one = max(of_sum * c * x, loads, LATENCY) + loads / 4
+        return tiles(out.channels, c * group) * tiles(count, tile.columns) * one
 
-    def registers(tile: tuple[int, int]) -> int:
-        c, x = tile
-        seen = max(len({taps.step * i + offset for i in range(x) for offset in taps.offsets}) for taps in across)
-        return of_sum * c * x + of_input * seen + of_weight
-
-    every = product(range(1, min(out.channels // group, 16) + 1), range(1, min(count, 16) + 1))
-    return min((tile for tile in every if registers(tile) <= vectors.registers or tile == (1, 1)), key=cost)
+    channels, columns = range(1, min(out.channels // group, 16) + 1), range(1, min(count // shared, 16) + 1)
+    ways = (False, True) if vectors.registers <= FEW_REGISTERS else (False,)
+    every = [OutputTile(c, x * shared, again) for c, x, again in product(channels, columns, ways)]
+    return min((tile for tile in every if fits(tile)), key=cost, default=every[0])
 
 
 def _registers(vectors: Vectors, *, grouped: bool) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ A *place* is one vector of it: a channel, a row and a column.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from llvmlite import ir
@@ -29,10 +29,12 @@ class Kernel(Function):
         vector: type of the numbers of one place, as they are computed with: float32.
         depth: channels that a multiply-add sums up at once.
         channels: whose sums it makes at once.
+        columns: of outputs whose sums it makes at once.
     """
 
     depth = 1
     channels = 1
+    columns = 1
 
     def __init__(self, module: ir.Module, name: str, vectors: Vectors) -> None:
         super().__init__(module, name)
@@ -54,7 +56,7 @@ class Kernel(Function):
 
     def load(self, pointer: Value) -> Value:
         """The numbers of a place."""
-        return self.builder.load(pointer, typ=self.vector, align=self._alignment)
+        return self.builder.load(pointer, typ=self.vector, align=self.place_bytes)
 
     def store(self, value: Value, pointer: Value) -> None:
         """Write the numbers of a place.
@@ -63,10 +65,11 @@ class Kernel(Function):
             value: the vector.
             pointer: where to.
         """
-        self.builder.store(value, pointer, align=self._alignment)
+        self.builder.store(value, pointer, align=self.place_bytes)
 
     @property
-    def _alignment(self) -> int:
+    def place_bytes(self) -> int:
+        """What a place takes."""
         return self._vectors.width * self._vectors.num_bytes
 
     def sweeps(self, count: int) -> Iterator[AbstractContextManager[Value]]:
@@ -127,6 +130,16 @@ class Kernel(Function):
             apart: places from one of the channels to the next; None where the next is no channel any more.
         """
         return self.factor(pointer)
+
+    def seen(self, pointer: Value, apart: int | None, sees: Sequence[bool]) -> Value:
+        """What :meth:`multiply` takes of the places that neighbouring outputs see.
+
+        Args:
+            pointer: the place that the first of them sees.
+            apart: as in :meth:`operand`.
+            sees: which of them see one, and not the padding; at least one does.
+        """
+        return self.operand(pointer, apart)
 
     def weight(self, pointer: Value) -> Value:
         """The weights of ``depth`` channels, for :meth:`multiply`."""

@@ -119,7 +119,7 @@ def _forward(layer: Conv, vectors: Vectors) -> _Way | None:
         return _Way(matrix_tables.forward, (outs, ins, size, tile.depth), outs // SIDE, table)
     pairs = tiles(ins, vectors.parts)
     table, shape = Rows(1, outs * pairs * size), (outs, ins, size)
-    if grouped(vectors, layer.shape):
+    if grouped(vectors, across, layer.shape):
         return _Way(group_tables.forward, shape, group_tables.num_parts(vectors, outs, ins), table)
     return _Way(tables.by_inputs, shape, outs, table) if vectors.bf16 and vectors.channels == 1 else None
 
@@ -133,7 +133,7 @@ def _backward(layer: Conv, vectors: Vectors) -> _Way | None:
         return _Way(matrix_tables.backward, (outs, ins, size, tile.depth), ins // SIDE, table)
     pairs = tiles(outs, vectors.parts)
     table, shape = Rows(1, pairs * ins * size), (outs, ins, size)
-    if grouped(vectors, layer.data):
+    if grouped(vectors, across, layer.data):
         return _Way(group_tables.backward, shape, group_tables.num_parts(vectors, ins, outs), table)
     if is_turned(vectors, outs, ins, size):
         return _Way(tables.turned, shape, tiles(ins, tables.STREAMS), Rows(1, outs * ins * size))
