@@ -84,9 +84,9 @@ planes = st.builds(Plane, st.integers(1, 200), st.integers(1, 40), st.integers(1
 def test_a_tile_of_outputs_fits_the_registers(
     shape: tuple[int, int, int, int], out: Plane, vectors: Vectors, forward: bool
 ) -> None:
-    size, stride, padding, _ = shape
+    size, stride, padding, inputs = shape
     across = (forward_taps if forward else backward_taps)(size, stride, padding)
-    tile, shared = output_tile(across, out, vectors), shared_by(vectors, across, out)
+    tile, shared = output_tile(across, inputs, out, vectors), shared_by(vectors, across, out)
     assert 1 <= tile.channels <= out.channels
     assert 1 <= tile.columns <= max(taps.count(out.columns) for taps in across)
     assert tile.columns % shared == 0

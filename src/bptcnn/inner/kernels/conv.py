@@ -133,7 +133,7 @@ def _emit(module: ir.Module, name: str, vectors: Vectors, spec: Sum, spans: _Spa
         side, size = side_by_side(vectors, spec.out.channels), spec.filter_rows * spec.filter_columns
         all_groups = side == spec.out.channels
         spans = _Spans(1 if all_groups else tiles(spec.data.channels, kernel.depth) * size, size * side, side)
-    most = output_tile(spec.across, spec.out, vectors)
+    most = output_tile(spec.across, spec.data.columns, spec.out, vectors)
     pointers = Pointers(*(kernel.argument(place) for place in range(6)))
     first, last = kernel.number(6), kernel.number(7)
     for down, across in product(spec.down, spec.across):

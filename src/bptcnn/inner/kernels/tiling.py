@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, tiles
+from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, alike, tiles
 
 MANY_WEIGHTS = 1 << 14
 """Of a layer: they fill the first cache of a core."""
@@ -16,8 +16,8 @@ FIRST_CACHE = 40_000
 LEAST_AREAS = 48
 """Areas over which a sum goes at least, where it could: to end it costs as much as some of them."""
 
-LATENCY = 10
-"""Independent multiply-adds that keep the units of a core busy: two of them at four cycles, and some to spare."""
+LATENCY = 9
+"""Independent multiply-adds that keep the units of a core busy: two of them, at four cycles, and one to spare."""
 
 FEW_REGISTERS = 16
 """With so few, what one place of the filter sees is loaded again for the next one."""
@@ -99,40 +99,51 @@ def is_turned(vectors: Vectors, outs: int, ins: int, size: int) -> bool:
     return not vectors.bf16 and size > 1 and outs * ins * size >= MANY_WEIGHTS
 
 
-def output_tile(across: tuple[Taps, ...], out: Plane, vectors: Vectors) -> OutputTile:
+def output_tile(across: tuple[Taps, ...], inputs: int, out: Plane, vectors: Vectors) -> OutputTile:
     """The tile of channels (or groups) and columns that costs least: few are done twice, registers are used well.
 
-    Cost of a tile: its multiply-adds; at least its loads; at least what hides their latency. Its sums, the inputs that
-    one row of the filter sees, and a weight fit into the registers; where these are few, what one place of it sees.
+    Cost of a tile and a place of the filter: its multiply-adds, none for what only sees the padding; at least its loads;
+    at least what hides their latency. Its sums, the inputs that one row of the filter sees, and a weight fit into the
+    registers; where these are few, what one place of it sees.
 
     Args:
         across: the filter's columns.
+        inputs: columns of what is seen.
         out: the outputs.
         vectors: the registers and what they hold.
 
     Example:
         >>> from bptcnn.inner.kernels.shape import forward_taps
-        >>> output_tile(forward_taps(5, 1, 0), Plane(128, 10, 10), Vectors(16, 32))
+        >>> output_tile(forward_taps(5, 1, 0), 14, Plane(128, 10, 10), Vectors(16, 32))
         OutputTile(channels=4, columns=5, again=False)
-        >>> output_tile(forward_taps(5, 1, 0), Plane(128, 9, 9), Vectors(8, 16))
+        >>> output_tile(forward_taps(5, 1, 0), 13, Plane(128, 9, 9), Vectors(8, 16))
         OutputTile(channels=4, columns=3, again=True)
     """
     count, shared = max(taps.count(out.columns) for taps in across), shared_by(vectors, across, out)
     group = vectors.channels if grouped(vectors, across, out) else 1
     of_sum, of_input, of_weight = _registers(vectors, grouped=group > 1)
 
+    phases = [taps for taps in across if taps.count(out.columns)]
+
     def fits(tile: OutputTile) -> bool:
         x = tile.columns // shared
-        seen = {taps.step * shared * i + offset for taps in across for i in range(x) for offset in taps.offsets}
+        seen = {taps.step * shared * i + offset for taps in phases for i in range(x) for offset in taps.offsets}
         inputs = x if tile.again else len(seen)
         return of_sum * tile.channels * x + of_input * inputs + of_weight <= vectors.registers
 
-    def cost(tile: OutputTile) -> float:
-        c, x = tile.channels, tile.columns // shared
+    def of_place(c: int, x: int) -> float:
         loads = of_weight * c + of_input * x
         # A quarter of the loads is not hidden behind the multiply-adds.
-        one = max(of_sum * c * x, loads, LATENCY) + loads / 4
-        return tiles(out.channels, c * group) * tiles(count, tile.columns) * one
+        return max(of_sum * c * x, loads, LATENCY) + loads / 4 if x else 0.0
+
+    def cost(tile: OutputTile) -> float:
+        of_row = 0.0
+        for taps in phases:
+            for _, _, repeats, seen in alike(taps, taps.count(out.columns), inputs, tile.columns):
+                registers = [{t for each in seen[x : x + shared] for t in each} for x in range(0, len(seen), shared)]
+                meeting = (sum(t in each for each in registers) for t in range(len(taps.places)))
+                of_row += repeats * sum(of_place(tile.channels, x) for x in meeting)
+        return tiles(out.channels, tile.channels * group) * of_row
 
     channels, columns = range(1, min(out.channels // group, 16) + 1), range(1, min(count // shared, 16) + 1)
     ways = (False, True) if vectors.registers <= FEW_REGISTERS else (False,)
