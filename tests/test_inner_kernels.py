@@ -281,9 +281,10 @@ def test_a_convolution_and_its_gradients_are_those_of_pytorch(vectors: Vectors, 
 
 
 @each_width
-def test_a_convolution_of_many_channels_keeps_its_precision(vectors: Vectors) -> None:
+@pytest.mark.parametrize("columns", [6, 7])  # of few samples: channels share a register, or columns
+def test_a_convolution_of_many_channels_keeps_its_precision(columns: int, vectors: Vectors) -> None:
     ins, outs = (128, 16) if vectors.matrices else (131, 17)
-    convolution = Convolution(Case(Window(3, 3, padding=1), Plane(ins, 6, 6), outs), vectors)
+    convolution = Convolution(Case(Window(3, 3, padding=1), Plane(ins, 6, columns), outs), vectors)
     tiles_of(convolution)
     assert error(convolution.forward(bias=True, then=PLAIN), convolution.expected) <= tolerance(vectors, 1e-5)
     assert error(convolution.backward_data(PLAIN), convolution.gradients[0]) <= tolerance(vectors, 1e-5)
@@ -316,6 +317,8 @@ EPILOGUES = [Epilogue(add=add, relu=relu, mask=mask) for add, relu, mask in prod
     [
         (KINDS[0], CASES[2]),
         (KINDS[3], CASES[2]),
+        (GROUPS[0], CASES[2]),  # channels share a register
+        (GROUPS[1], CASES[6]),  # columns do, every other one
         pytest.param(BF16, CASES[8], marks=needs_bf16),
         pytest.param(BF16_GROUPS[0], CASES[2], marks=needs_bf16),
         *(pytest.param(MATRICES, case, marks=needs_matrices) for case in (FULL_CASES[0], UNFOLDED_CASES[1])),
@@ -334,6 +337,7 @@ def test_sums_are_finished_before_they_are_stored(then: Epilogue, vectors: Vecto
     ("vectors", "case"),
     [
         *product([WIDE], [CASES[2], CASES[6], CASES[7], CASES[8]]),  # the last two see not all data
+        *product(GROUPS[:2], [CASES[2], CASES[6]]),
         *(pytest.param(BF16, case, marks=needs_bf16) for case in (CASES[8], CASES[12])),
         *(pytest.param(MATRICES, case, marks=needs_matrices) for case in (FULL_CASES[2], FULL_CASES[4])),
         *(pytest.param(NARROW[0], case, marks=needs_matrices) for case in (NARROW_CASES[1], FULL_CASES[2])),

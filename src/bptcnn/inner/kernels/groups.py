@@ -1,7 +1,7 @@
 """Writing machine code: vectors that hold several channels of few samples.
 
 Where a batch has fewer samples than a register lanes, most lanes of a convolution would be idle. So a register holds
-the sums of ``channels`` output channels, each for all samples of the block:
+the sums of ``channels`` output channels, each for all samples of the block, if maps have too few columns to share it:
 
 - a place of the data, the same for all these channels, is repeated as it is loaded;
 - weights are read from tables in which those of neighbouring output channels lie side by side;

@@ -102,9 +102,9 @@ def is_turned(vectors: Vectors, outs: int, ins: int, size: int) -> bool:
 def output_tile(across: tuple[Taps, ...], inputs: int, out: Plane, vectors: Vectors) -> OutputTile:
     """The tile of channels (or groups) and columns that costs least: few are done twice, registers are used well.
 
-    Cost of a tile and a place of the filter: its multiply-adds, none for what only sees the padding; at least its loads;
-    at least what hides their latency. Its sums, the inputs that one row of the filter sees, and a weight fit into the
-    registers; where these are few, what one place of it sees.
+    Cost of a tile and a place of the filter: its multiply-adds, none for outputs that see the padding there; at least
+    its loads; at least what hides their latency. Its sums, the inputs that one row of the filter sees, and a weight fit
+    into the registers; where these are few, what one place of it sees.
 
     Args:
         across: the filter's columns.
