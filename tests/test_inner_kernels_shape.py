@@ -92,9 +92,9 @@ def test_a_tile_of_outputs_fits_the_registers(
     assert tile.columns % shared == 0
     columns = tile.columns // shared
     if (tile.channels, columns) != (1, 1):
-        inputs = max(len({t.step * shared * x + o for x in range(columns) for o in t.offsets}) for t in across)
-        inputs = columns if tile.again else inputs
-        assert vectors.parts * (tile.channels * columns + inputs) + 1 <= vectors.registers
+        seen = max(len({t.step * shared * x + o for x in range(columns) for o in t.offsets}) for t in across)
+        kept = columns if tile.again else seen
+        assert vectors.parts * (tile.channels * columns + kept) + 1 <= vectors.registers
 
 
 @given(filters(), st.integers(1, 7), planes, st.integers(1, 200), st.sampled_from([*KINDS, BF16]))

@@ -17,7 +17,7 @@ MANY = 1 << 10
 """Samples of a batch that fills any register."""
 
 COSTS = {1: 1.0, 2: 1.15, 4: 1.4, 8: 2.2}
-"""Time of a sample when so many channels share a register, about, where samples fill the rest."""
+"""Time of a sample when so many channels or columns share a register, about, where samples fill the rest."""
 
 COSTS_OF_MATRICES = {1: 1.0, 2: 1.2, 4: 1.3, 8: 1.45}
 """The same where cores multiply matrices, in which columns of a map lie side by side in place of channels."""
@@ -31,7 +31,7 @@ def host_vectors(precision: Precision, batch: int = MANY) -> Vectors:
         batch: usual samples of a step.
 
     Returns:
-        Several channels share a register where samples would fill it badly.
+        Several channels or columns share a register where samples would fill it badly.
 
     Raises:
         UnsupportedError: its cores can't multiply such numbers.

@@ -35,17 +35,11 @@ class ColumnKernel(Kernel):
 
     def seen(self, pointer: Value, apart: int | None, sees: Sequence[bool]) -> Value:
         """What neighbouring outputs see; zeros of the padding."""
-        if all(sees):
-            return self._gathered(pointer, self._step)
-        nothing = filled(self._one, 0.0)
-        places = (self.place(pointer, column * self._step) for column in range(self.columns))
-        return joined(
-            self.builder, [self._at(place) if inside else nothing for place, inside in zip(places, sees, strict=True)]
-        )
+        return self._gathered(pointer, self._step, sees)
 
     def load_sums(self, pointer: Value, apart: int) -> Value:
         """A place of each column."""
-        return self._gathered(pointer, self._every)
+        return self._gathered(pointer, self._every, [True] * self.columns)
 
     def store_sums(self, value: Value, pointer: Value, apart: int) -> None:
         """Write a place of each column."""
@@ -55,11 +49,12 @@ class ColumnKernel(Kernel):
         for column in range(self.columns):
             self.store(part(self.builder, value, column, self._one.count), self.place(pointer, column * self._every))
 
-    def _gathered(self, pointer: Value, apart: int) -> Value:
-        """Places that lie ``apart``, one for each column."""
-        if apart == 1:
+    def _gathered(self, pointer: Value, apart: int, there: Sequence[bool]) -> Value:
+        """Places that lie ``apart``, one for each column; zeros where none is."""
+        if apart == 1 and all(there):
             return self.load(pointer)
-        return joined(self.builder, [self._at(self.place(pointer, column * apart)) for column in range(self.columns)])
-
-    def _at(self, pointer: Value) -> Value:
-        return self.builder.load(pointer, typ=self._one, align=self.place_bytes)
+        parts = [filled(self._one, 0.0)] * self.columns
+        for column in (column for column, is_there in enumerate(there) if is_there):
+            place = self.place(pointer, column * apart)
+            parts[column] = self.builder.load(place, typ=self._one, align=self.place_bytes)
+        return joined(self.builder, parts)

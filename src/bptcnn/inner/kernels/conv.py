@@ -7,10 +7,9 @@ would see of it is left out, at the borders of a map by code of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 
 from llvmlite import ir
@@ -124,7 +123,7 @@ class _Tile:
     column: Value
     channels: int
     seen: tuple[tuple[int, ...], ...]  # the taps that each column sees
-    again: bool  # whether what one of them sees is loaded again for the next
+    again: bool  # whether what one tap sees is loaded again for the next, not kept
 
 
 def _emit(module: ir.Module, name: str, vectors: Vectors, spec: Sum, spans: _Spans) -> int:
@@ -160,7 +159,7 @@ def _tile(kernel: Kernel, spec: Sum, spans: _Spans, pointers: Pointers, tile: _T
     if down.places and any(tile.seen):
         corner = kernel.place(pointers.data, (tile.column, across.step))
         filters = kernel.at(pointers.weights, (tile.channel, spans.out))
-        # The filter's rows in a loop, its columns one after the other: short code, and inputs are loaded once a row.
+        # The filter's rows in a loop, its columns one after the other: short code, and registers keep what a row sees.
         direction = down.offsets[1] - down.offsets[0] if len(down.offsets) > 1 else 1
         apart = down.places[1] - down.places[0] if len(down.places) > 1 else 1
         row = kernel.builder.mul(tile.row, I64(down.step))
@@ -174,8 +173,7 @@ def _tile(kernel: Kernel, spec: Sum, spans: _Spans, pointers: Pointers, tile: _T
                 weights = kernel.at(filters, (i, spans.into), (place, spec.filter_columns * spans.tap))
                 if data.channels > AHEAD * kernel.depth:
                     _fetch(kernel, tile, kernel.place(inputs, AHEAD * kernel.depth * data.area), data)
-                operand = partial(kernel.seen, apart=data.area if complete else None)
-                _row(kernel, spans, tile, inputs, weights, operand, sums)
+                _row(kernel, spans, tile, inputs, weights, data.area if complete else None, sums)
     _finish(kernel, spec, pointers, tile, sums)
 
 
@@ -204,7 +202,7 @@ def _row(
     tile: _Tile,
     inputs: Value,
     weights: Value,
-    operand: Callable[..., Value],
+    apart: int | None,
     sums: list[list[Variable]],
 ) -> None:
     """Multiply-adds of one row of the filter and one group of input channels."""
@@ -213,7 +211,7 @@ def _row(
         sees = [[t in taps for taps in tile.seen[x : x + count]] for x in range(0, len(tile.seen), count)]
         from_here = kernel.anew(inputs) if tile.again else inputs
         operands = {
-            x: operand(kernel.place(from_here, offset + x * count * across.step), sees=each)
+            x: kernel.seen(kernel.place(from_here, offset + x * count * across.step), apart, each)
             for x, each in enumerate(sees)
             if any(each)
         }

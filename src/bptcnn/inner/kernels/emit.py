@@ -198,7 +198,7 @@ class Function:
         self.instruction("llvm.prefetch.p0", ir.VoidType(), pointer, to_be_read, to_be_kept, data)
 
     def anew(self, pointer: Value) -> Value:
-        """The same address, but the compiler does not know it: what was loaded from there is loaded again."""
+        """The same address, which the compiler takes for another: what was loaded from there is loaded again."""
         nothing = ir.InlineAsm(ir.FunctionType(PTR, [PTR]), "", "=r,0")
         return self.builder.call(nothing, [pointer])
 

@@ -23,7 +23,7 @@ class Vectors:
         lanes: float32 numbers of a register.
         registers: how many there are.
         bf16: blocks hold bfloat16 numbers, whose products are summed up in float32.
-        channels: where a batch has fewer samples than a register lanes, so many channels share one.
+        channels: where a batch has fewer samples than a register lanes, so many channels, or columns, share one.
         matrices: whether cores multiply whole matrices of bfloat16 numbers, too.
 
     Example:

@@ -23,7 +23,7 @@ FEW_REGISTERS = 16
 """With so few, what one place of the filter sees is loaded again for the next one."""
 
 SPARE = 1.25
-"""Columns of outputs that are made, some of them twice, for each that there is: more take longer than groups do."""
+"""Columns that are made for each that there is, at most, where they share registers: some are made twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +122,12 @@ def output_tile(across: tuple[Taps, ...], inputs: int, out: Plane, vectors: Vect
     count, shared = max(taps.count(out.columns) for taps in across), shared_by(vectors, across, out)
     group = vectors.channels if grouped(vectors, across, out) else 1
     of_sum, of_input, of_weight = _registers(vectors, grouped=group > 1)
-
     phases = [taps for taps in across if taps.count(out.columns)]
 
     def fits(tile: OutputTile) -> bool:
         x = tile.columns // shared
-        seen = {taps.step * shared * i + offset for taps in phases for i in range(x) for offset in taps.offsets}
-        inputs = x if tile.again else len(seen)
-        return of_sum * tile.channels * x + of_input * inputs + of_weight <= vectors.registers
+        seen = max(len({t.step * shared * i + offset for i in range(x) for offset in t.offsets}) for t in phases)
+        return of_sum * tile.channels * x + of_input * (x if tile.again else seen) + of_weight <= vectors.registers
 
     def of_place(c: int, x: int) -> float:
         loads = of_weight * c + of_input * x
