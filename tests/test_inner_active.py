@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,9 +15,8 @@ from torch.nn import functional
 from bptcnn.inner.account import account
 from bptcnn.inner.compiled import Compiled
 from bptcnn.inner.lanes import Lanes
-from bptcnn.inner.lowering import writer
+from bptcnn.inner.lowering import division
 from bptcnn.inner.tasks.active import SLOWER, ActiveLanes
-from bptcnn.inner.tasks.dag import Kind
 from bptcnn.models import ModelConfig, build
 
 SHAPE = (3, 8, 8)
@@ -100,19 +98,10 @@ def a_batch(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(count, *SHAPE, generator=numbers), torch.randint(0, 4, (count,), generator=numbers)
 
 
-@pytest.mark.parametrize(
-    ("num_lanes", "work", "parts"),
-    [(4, 1.6e8, 1), (4, 6e8, 2), (3, 4e7, 1), (3, 1.1e8, 2), (3, 1.6e8, 3), (3, 9e8, 3), (6, 4e7, 2), (2, 1.6e8, 1)],
-)
-def test_blocks_are_divided_until_they_come_out_even(num_lanes: int, work: float, parts: int) -> None:
-    """Four blocks, on three lanes: whole ones take two rounds, halves three of a half, thirds four of a third."""
-    buffers = SimpleNamespace(num_blocks=4, width=32, vectors=SimpleNamespace(num_bytes=2))
-    found = writer.Writer(buffers, None, num_lanes, Kind.FORWARD)  # type: ignore[arg-type]
-    assert found._num_parts(work) == parts
-
-
 def test_a_step_has_the_same_bits_whoever_sits_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "LIGHT_FLOPS", 1.0)  # so that even this network's layers are divided
+    monkeypatch.setattr(
+        division, "BY_VECTORS", division.BY_VECTORS._replace(flops=1.0)
+    )  # so that even this network's layers are divided
     network, batch = a_network(), a_batch(64)
     compiled, found = Compiled(network, SHAPE, 64, Lanes(4)), []
     for count in (4, 3, 2, 4):

@@ -23,6 +23,7 @@ from bptcnn.inner.lanes import Lanes, Table
 from bptcnn.inner.layout import host_vectors
 from bptcnn.inner.lowering.backward import Backward
 from bptcnn.inner.lowering.buffers import Buffers, Rows
+from bptcnn.inner.lowering.division import Division, meet
 from bptcnn.inner.lowering.filters import Filters
 from bptcnn.inner.lowering.forward import lower_forward
 from bptcnn.inner.lowering.loss import lower_loss
@@ -176,14 +177,15 @@ class Compiled:
     def _lower(self, *, joined: bool, move: Descent | None, num_lanes: int) -> tuple[Pass, ...]:
         gradients = {id(p): gradient for p, gradient in zip(self._parameters, self._gradients, strict=True)}
         library = Library(self._vectors)
-        writers = [Writer(self._buffers, library, num_lanes, Kind.FORWARD)]
+        division = Division(self._buffers.num_blocks, num_lanes, self._vectors, meet(self._layers))
+        writers = [Writer(self._buffers, library, division, Kind.FORWARD)]
         lower_forward(writers[0], self._layers, self._shape, self._filters)
         loss: list[int] = []
         if joined:
             loss = [lower_loss(writers[0], self._layers[-1])]
             self._filters.join(writers[0])
         else:
-            writers.append(Writer(self._buffers, library, num_lanes, Kind.BACKWARD_DATA))
+            writers.append(Writer(self._buffers, library, division, Kind.BACKWARD_DATA))
         backward = Backward(writers[-1], self._layers, self._filters, lambda p: gradients[id(p)], move, loss)
         backward.write()
         kernels = library.compile()

@@ -30,6 +30,7 @@ from bptcnn.inner.kernels import conv, norm, pointwise, pool
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.kernels.sums import Epilogue
 from bptcnn.inner.lowering.buffers import Rows
+from bptcnn.inner.lowering.division import meet
 from bptcnn.inner.lowering.filters import Filters
 from bptcnn.inner.lowering.gradients import WeightGradients
 from bptcnn.inner.lowering.program import Call
@@ -69,7 +70,7 @@ class Backward:
         self._left = dict(self._uses)
         self._trained = trained_values(layers)
         # Norms that need all blocks cut the chains often enough.
-        self._uncut = not any(isinstance(layer, Norm) and not layer.fixed for layer in layers)
+        self._uncut = not meet(layers)
         self._weights = WeightGradients(writer, gradient_of, move, loss, by_blocks=self._uncut)
         self._gradients: dict[int, Rows] = {layers[-1].out: buffers.scores_gradient}
         self._rooms: list[Rows] = []

@@ -1,0 +1,93 @@
+"""Into how many parts a block's share of a layer falls. Pure.
+
+A block is one task for as long as there are others to do meanwhile. In the last round, in front of a place where all
+blocks wait for each other, every lane waits for the slowest: parts let those that are done sooner take some of its
+work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bptcnn.inner.graph.layers import Layer, Norm
+from bptcnn.inner.kernels.shape import Vectors
+
+
+class _Grain(NamedTuple):
+    """How small parts may be.
+
+    Attributes:
+        parts: of a block at most, or of what a lane gets of one.
+        flops: of a part at least.
+    """
+
+    parts: int
+    flops: float
+
+
+BY_VECTORS = _Grain(4, 1e7)
+"""A tenth of a millisecond of a lane; thousands of times what it costs to hand it out."""
+
+BY_MATRICES = _Grain(2, 5e7)
+"""Each part weaves all of its data anew."""
+
+HEAVY_FLOPS = 5e8
+"""A few milliseconds of a lane: about as long as the system lets it run where others want its core."""
+
+
+def meet(layers: Sequence[Layer]) -> bool:
+    """Whether blocks wait for each other on their way: for the statistics of a norm.
+
+    Args:
+        layers: the network.
+    """
+    return any(isinstance(layer, Norm) and not layer.fixed for layer in layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How layers are divided among lanes.
+
+    Attributes:
+        num_blocks: blocks of samples.
+        num_lanes: that there is work for.
+        vectors: what multiplies.
+        meet: whether blocks wait for each other on their way; if not, they do at the step's end only.
+
+    Example:
+        >>> division = Division(num_blocks=6, num_lanes=4, vectors=Vectors(8, 16), meet=True)
+        >>> [division.parts(block, work=3.5e7) for block in range(6)]
+        [1, 1, 3, 3, 3, 3]
+    """
+
+    num_blocks: int
+    num_lanes: int
+    vectors: Vectors
+    meet: bool
+
+    @property
+    def least(self) -> int:
+        """Parts of a block that give each lane something to do."""
+        return -(-self.num_lanes // self.num_blocks)
+
+    def parts(self, block: int, work: float) -> int:
+        """Into how many parts a block's share of a layer falls.
+
+        Args:
+            block: which one.
+            work: floating-point operations of all parts.
+
+        Returns:
+            Parts, 1 or more.
+        """
+        earlier = block < self.num_blocks - self.num_lanes
+        gaps_are_few = not self.meet and self.num_blocks >= 2 * self.num_lanes
+        if self.num_lanes == 1 or earlier or gaps_are_few:
+            return self.least
+        come_out_even = self.num_blocks % self.num_lanes == 0
+        if come_out_even and work <= HEAVY_FLOPS and (self.vectors.matrices or not self.meet):
+            return self.least
+        grain = BY_MATRICES if self.vectors.matrices else BY_VECTORS
+        return max(self.least, min(grain.parts * self.least, int(work / grain.flops)))

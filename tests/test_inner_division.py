@@ -1,0 +1,70 @@
+"""Into how many parts a block's share of a layer falls."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bptcnn.inner.kernels.shape import Vectors
+from bptcnn.inner.lowering.division import BY_VECTORS, Division
+
+VECTORS, MATRICES = Vectors(8, 16), Vectors(16, 32, bf16=True, matrices=True)
+
+
+def parts(num_blocks: int, num_lanes: int, work: float, vectors: Vectors = VECTORS, *, meet: bool = True) -> list[int]:
+    division = Division(num_blocks, num_lanes, vectors, meet)
+    return [division.parts(block, work) for block in range(num_blocks)]
+
+
+@pytest.mark.parametrize(
+    ("num_blocks", "num_lanes", "work", "found"),
+    [
+        (6, 2, 1e9, [1, 1, 1, 1, 4, 4]),  # of the last round, every lane's block
+        (6, 2, 3.8e7, [1, 1, 1, 1, 3, 3]),
+        (6, 2, 0.9e7, [1] * 6),  # not worth it
+        (4, 4, 1e9, [4] * 4),
+        (4, 3, 1e9, [1, 4, 4, 4]),
+        (2, 4, 1e9, [8, 8]),
+        (1, 4, 1e9, [16]),
+        (1, 4, 1e6, [4]),  # each lane gets some
+        (6, 1, 1e9, [1] * 6),  # nobody waits
+    ],
+)
+def test_who_would_wait_for_the_last_round_shares_it(
+    num_blocks: int, num_lanes: int, work: float, found: list[int]
+) -> None:
+    assert parts(num_blocks, num_lanes, work) == found
+
+
+@pytest.mark.parametrize(
+    ("num_blocks", "num_lanes", "work", "found"),
+    [
+        (8, 4, 1e9, [1] * 8),  # whoever is done goes on with something else
+        (4, 4, 4e8, [1] * 4),
+        (4, 4, 6e8, [4] * 4),
+        (4, 3, 4e8, [1, 4, 4, 4]),
+        (2, 4, 4e8, [8, 8]),
+    ],
+)
+def test_blocks_that_meet_at_the_end_only_are_divided_where_they_are_few(
+    num_blocks: int, num_lanes: int, work: float, found: list[int]
+) -> None:
+    assert parts(num_blocks, num_lanes, work, meet=False) == found
+
+
+@pytest.mark.parametrize(("work", "found"), [(4e8, [1] * 4), (6e8, [2] * 4)])
+def test_parts_by_matrices_are_few_as_each_weaves_its_data(work: float, found: list[int]) -> None:
+    assert parts(4, 4, work, MATRICES) == found
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.floats(0, 1e10), st.sampled_from([VECTORS, MATRICES]), st.booleans())
+def test_every_lane_gets_a_part_and_no_part_is_too_small(
+    num_blocks: int, num_lanes: int, work: float, vectors: Vectors, meet: bool
+) -> None:
+    found = parts(num_blocks, num_lanes, work, vectors, meet=meet)
+    least = -(-num_lanes // num_blocks)
+    assert sum(found) >= min(num_blocks, num_lanes)
+    assert all(count == least or work / count >= BY_VECTORS.flops for count in found)
+    assert all(least <= count <= BY_VECTORS.parts * least for count in found)
+    assert found == sorted(found)
