@@ -20,13 +20,13 @@ def parts(num_blocks: int, num_lanes: int, work: float, vectors: Vectors = VECTO
 @pytest.mark.parametrize(
     ("num_blocks", "num_lanes", "work", "found"),
     [
-        (6, 2, 1e9, [1, 1, 1, 1, 4, 4]),  # of the last round, every lane's block
+        (6, 2, 1e9, [1, 1, 1, 1, 8, 8]),  # of the last round, every lane's block
         (6, 2, 3.8e7, [1, 1, 1, 1, 3, 3]),
         (6, 2, 0.9e7, [1] * 6),  # not worth it
-        (4, 4, 1e9, [4] * 4),
-        (4, 3, 1e9, [1, 4, 4, 4]),
-        (2, 4, 1e9, [8, 8]),
-        (1, 4, 1e9, [16]),
+        (4, 4, 1e9, [8] * 4),
+        (4, 3, 1e9, [1, 8, 8, 8]),
+        (2, 4, 1e9, [16, 16]),
+        (1, 4, 1e9, [32]),
         (1, 4, 1e6, [4]),  # each lane gets some
         (6, 1, 1e9, [1] * 6),  # nobody waits
     ],
@@ -42,9 +42,9 @@ def test_who_would_wait_for_the_last_round_shares_it(
     [
         (8, 4, 1e9, [1] * 8),  # whoever is done goes on with something else
         (4, 4, 4e8, [1] * 4),
-        (4, 4, 6e8, [4] * 4),
-        (4, 3, 4e8, [1, 4, 4, 4]),
-        (2, 4, 4e8, [8, 8]),
+        (4, 4, 6e8, [8] * 4),
+        (4, 3, 4e8, [1, 8, 8, 8]),
+        (2, 4, 4e8, [16, 16]),
     ],
 )
 def test_blocks_that_meet_at_the_end_only_are_divided_where_they_are_few(

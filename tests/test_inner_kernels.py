@@ -368,11 +368,12 @@ def test_what_masks_lets_pass_only_what_is_positive() -> None:
 
 @st.composite
 def divisions(draw: st.DrawFn) -> tuple[Convolution, list[list[tuple[int, int]]]]:
-    """A convolution of many tiles, and for each kernel ranges that cover its tiles, in any order."""
+    """A convolution of many parts, and for each kernel ranges that cover them, in any order."""
     cases = [
         Case(Window(3, 3, padding=1), Plane(19, 5, 6), 23),
         Case(Window(3, 3), Plane(23, 14, 14), 38),
         Case(Window(3, 3), Plane(96, 6, 5), 96),
+        Case(Window(3, 3, stride=2, padding=1), Plane(5, 34, 9), 19),  # rows
     ]
     convolution = Convolution(draw(st.sampled_from(cases)), draw(st.sampled_from(HERE)))
     ranges = []

@@ -29,6 +29,9 @@ tile lie so far apart that caches do not foresee which comes next."""
 LINE = 64
 """Bytes of a cache that are fetched at once."""
 
+MANY_ROWS = 16
+"""Of a map that may be divided by rows: enough for all cores to get as many."""
+
 
 def forward(
     module: ir.Module,
@@ -43,8 +46,8 @@ def forward(
 ) -> int:
     """Emit a convolution of one block.
 
-    Arguments of the kernel: data, weights [out, in, rows, columns], out, bias, what is added, what masks, first tile
-    of channels, one past the last. What is not used may be null; all but weights and bias is blocked.
+    Arguments of the kernel: data, weights [out, in, rows, columns], out, bias, what is added, what masks, first part
+    of the outputs, one past the last. What is not used may be null; all but weights and bias is blocked.
 
     Args:
         module: gets the kernel.
@@ -57,7 +60,7 @@ def forward(
         then: the epilogue.
 
     Returns:
-        Tiles of channels: what the work can be divided by.
+        Parts that the work can be divided by: tiles of channels, or rows.
     """
     down = forward_taps(window.rows, window.stride, window.padding)
     across = forward_taps(window.columns, window.stride, window.padding)
@@ -83,7 +86,7 @@ def backward_data(
         then: the epilogue.
 
     Returns:
-        Tiles of channels.
+        Parts that the work can be divided by.
     """
     down = backward_taps(window.rows, window.stride, window.padding)
     across = backward_taps(window.columns, window.stride, window.padding)
@@ -135,11 +138,16 @@ def _emit(module: ir.Module, name: str, vectors: Vectors, spec: Sum, spans: _Spa
     most = output_tile(spec.across, spec.data.columns, spec.out, vectors)
     pointers = Pointers(*(kernel.argument(place) for place in range(6)))
     first, last = kernel.number(6), kernel.number(7)
+    by_rows, num_tiles = _by_rows(vectors, spec), tiles(spec.out.channels, most.channels * kernel.channels)
     for down, across in product(spec.down, spec.across):
         num_rows, num_columns = down.count(spec.out.rows), across.count(spec.out.columns)
         if not num_rows or not num_columns:
             continue
-        with kernel.loop(num_rows) as row, kernel.loop(last, first) as index:
+        if by_rows:
+            rows, channels = kernel.loop_if_any(kernel.least(last, I64(num_rows)), first), kernel.loop(num_tiles)
+        else:
+            rows, channels = kernel.loop(num_rows), kernel.loop(last, first)
+        with rows as row, channels as index:
             channel = kernel.tile(index, most.channels * kernel.channels, spec.out.channels)
             for start, step, repeats, seen in alike(across, num_columns, spec.data.columns, most.columns):
                 with kernel.loop(repeats) as repeat:
@@ -147,7 +155,13 @@ def _emit(module: ir.Module, name: str, vectors: Vectors, spec: Sum, spans: _Spa
                     tile = _Tile(down, across, channel, row, column, most.channels, seen, most.again)
                     _tile(kernel, spec, spans, pointers, tile)
     kernel.finish()
-    return tiles(spec.out.channels, most.channels * kernel.channels)
+    return tiles(spec.out.rows, spec.down[0].every) if by_rows else num_tiles
+
+
+def _by_rows(vectors: Vectors, spec: Sum) -> bool:
+    """Whether parts are rows: each reads all weights then, and not all data, where that is more."""
+    weights = spec.out.channels * spec.data.channels * spec.filter_rows * spec.filter_columns
+    return spec.out.rows >= MANY_ROWS and spec.data.size * vectors.width > weights
 
 
 def _tile(kernel: Kernel, spec: Sum, spans: _Spans, pointers: Pointers, tile: _Tile) -> None:

@@ -27,7 +27,7 @@ class _Grain(NamedTuple):
     flops: float
 
 
-BY_VECTORS = _Grain(4, 1e7)
+BY_VECTORS = _Grain(8, 1e7)
 """A tenth of a millisecond of a lane; thousands of times what it costs to hand it out."""
 
 BY_MATRICES = _Grain(2, 5e7)
