@@ -53,9 +53,18 @@ def test_blocks_that_meet_at_the_end_only_are_divided_where_they_are_few(
     assert parts(num_blocks, num_lanes, work, meet=False) == found
 
 
-@pytest.mark.parametrize(("work", "found"), [(4e8, [1] * 4), (6e8, [2] * 4)])
-def test_parts_by_matrices_are_few_as_each_weaves_its_data(work: float, found: list[int]) -> None:
-    assert parts(4, 4, work, MATRICES) == found
+@pytest.mark.parametrize(
+    ("num_lanes", "work", "found"),
+    [
+        (4, 4e8, [1] * 4),
+        (4, 6e8, [2] * 4),
+        (3, 4e7, [1] * 4),
+        (3, 1.1e8, [1, 2, 2, 2]),
+        (3, 9e8, [1, 3, 3, 3]),  # a block on one lane, six thirds on two, and three for one round more
+    ],
+)
+def test_parts_by_matrices_are_few_as_each_weaves_its_data(num_lanes: int, work: float, found: list[int]) -> None:
+    assert parts(4, num_lanes, work, MATRICES) == found
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.floats(0, 1e10), st.sampled_from([VECTORS, MATRICES]), st.booleans())
@@ -66,5 +75,5 @@ def test_every_lane_gets_a_part_and_no_part_is_too_small(
     least = -(-num_lanes // num_blocks)
     assert sum(found) >= min(num_blocks, num_lanes)
     assert all(count == least or work / count >= BY_VECTORS.flops for count in found)
-    assert all(least <= count <= BY_VECTORS.parts * least for count in found)
+    assert all(least <= count <= max(BY_VECTORS.parts * least, num_lanes) for count in found)
     assert found == sorted(found)

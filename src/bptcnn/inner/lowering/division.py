@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import gcd
 from typing import NamedTuple
 
 from bptcnn.inner.graph.layers import Layer, Norm
@@ -19,7 +20,7 @@ class _Grain(NamedTuple):
     """How small parts may be.
 
     Attributes:
-        parts: of a block at most, or of what a lane gets of one.
+        parts: of a block at most, or of what a lane gets of one; more only if blocks and lanes do not come out even.
         flops: of a part at least.
     """
 
@@ -86,8 +87,9 @@ class Division:
         gaps_are_few = not self.meet and self.num_blocks >= 2 * self.num_lanes
         if self.num_lanes == 1 or earlier or gaps_are_few:
             return self.least
-        come_out_even = self.num_blocks % self.num_lanes == 0
-        if come_out_even and work <= HEAVY_FLOPS and (self.vectors.matrices or not self.meet):
-            return self.least
+        fills_the_round = self.num_lanes // gcd(self.num_blocks, self.num_lanes)
+        if fills_the_round == 1 and work <= HEAVY_FLOPS and (self.vectors.matrices or not self.meet):
+            return 1
         grain = BY_MATRICES if self.vectors.matrices else BY_VECTORS
-        return max(self.least, min(grain.parts * self.least, int(work / grain.flops)))
+        most = max(grain.parts * self.least, fills_the_round)
+        return max(self.least, min(most, int(work / grain.flops)))
