@@ -99,9 +99,8 @@ def a_batch(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_a_step_has_the_same_bits_whoever_sits_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        division, "BY_VECTORS", division.BY_VECTORS._replace(flops=1.0)
-    )  # so that even this network's layers are divided
+    smallest = division.BY_VECTORS._replace(flops=1.0)  # so that even this network's layers are divided
+    monkeypatch.setattr(division, "BY_VECTORS", smallest)
     network, batch = a_network(), a_batch(64)
     compiled, found = Compiled(network, SHAPE, 64, Lanes(4)), []
     for count in (4, 3, 2, 4):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bptcnn.inner.kernels.shape import Vectors
-from bptcnn.inner.lowering.division import BY_VECTORS, Division
+from bptcnn.inner.lowering.division import BY_MATRICES, BY_VECTORS, Division
 
 VECTORS, MATRICES = Vectors(8, 16), Vectors(16, 32, bf16=True, matrices=True)
 
@@ -60,7 +60,10 @@ def test_blocks_that_meet_at_the_end_only_are_divided_where_they_are_few(
         (4, 6e8, [2] * 4),
         (3, 4e7, [1] * 4),
         (3, 1.1e8, [1, 2, 2, 2]),
+        (3, 1.6e8, [1, 3, 3, 3]),
         (3, 9e8, [1, 3, 3, 3]),  # a block on one lane, six thirds on two, and three for one round more
+        (6, 4e7, [2] * 4),
+        (2, 1.6e8, [1] * 4),
     ],
 )
 def test_parts_by_matrices_are_few_as_each_weaves_its_data(num_lanes: int, work: float, found: list[int]) -> None:
@@ -72,8 +75,8 @@ def test_every_lane_gets_a_part_and_no_part_is_too_small(
     num_blocks: int, num_lanes: int, work: float, vectors: Vectors, meet: bool
 ) -> None:
     found = parts(num_blocks, num_lanes, work, vectors, meet=meet)
-    least = -(-num_lanes // num_blocks)
+    least, grain = -(-num_lanes // num_blocks), BY_MATRICES if vectors.matrices else BY_VECTORS
     assert sum(found) >= min(num_blocks, num_lanes)
-    assert all(count == least or work / count >= BY_VECTORS.flops for count in found)
-    assert all(least <= count <= max(BY_VECTORS.parts * least, num_lanes) for count in found)
+    assert all(count == least or work / count >= grain.flops for count in found)
+    assert all(least <= count <= max(grain.parts * least, num_lanes) for count in found)
     assert found == sorted(found)

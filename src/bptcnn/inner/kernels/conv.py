@@ -30,7 +30,7 @@ LINE = 64
 """Bytes of a cache that are fetched at once."""
 
 MANY_ROWS = 16
-"""Of a map that may be divided by rows: enough for all cores to get as many."""
+"""Of a map that may be divided by rows: fewer cannot be shared out evenly."""
 
 
 def forward(

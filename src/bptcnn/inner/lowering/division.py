@@ -17,10 +17,10 @@ from bptcnn.inner.kernels.shape import Vectors
 
 
 class _Grain(NamedTuple):
-    """How small parts may be.
+    """Into how many parts blocks may fall, and how small.
 
     Attributes:
-        parts: of a block at most, or of what a lane gets of one; more only if blocks and lanes do not come out even.
+        parts: at most, of a block, or of a lane's share of one; more only where blocks and lanes do not come out even.
         flops: of a part at least.
     """
 
@@ -29,7 +29,7 @@ class _Grain(NamedTuple):
 
 
 BY_VECTORS = _Grain(8, 1e7)
-"""A tenth of a millisecond of a lane; thousands of times what it costs to hand it out."""
+"""A tenth of a millisecond of a lane, hundreds of times what it costs to hand it out."""
 
 BY_MATRICES = _Grain(2, 5e7)
 """Each part weaves all of its data anew."""
