@@ -12,10 +12,12 @@ Timed: whole steps on batches that are in memory, in the contender's layout; our
 Not timed: start, compilation, warm-up, and one step before each repeat, for the caches.
 
 ``of peak``: images/s x floating-point operations of convolutions and linear layers / what one core reaches in a matrix
-product or a convolution (the best of all repeats, PyTorch) x cores. ``MB``: peak memory of the process, framework
-included. ``capacity left``: what a process that keeps one core busy leaves, by the time that it really had; beside it
-half a core less, which is what would be left if all shared that core equally. Contenders whose framework is not there
-are skipped; ``pip install -e '.[bench]'`` brings them.
+product or a convolution (the best of all repeats, PyTorch) x cores. ``of capacity``: the same against what that task
+reaches in the same round, one process on each of the contender's cores, all at once; for cores that other systems share
+are not always there whole. ``MB``: peak memory of the process, framework included. ``capacity left``: what a process
+that keeps one core busy leaves, by the time that it really had; beside it half a core less, which is what would be left
+if all shared that core equally. Contenders whose framework is not there are skipped; ``pip install -e '.[bench]'``
+brings them.
 
     python benchmarks/inner.py
     python benchmarks/inner.py --models resnet20 --precisions fp32 --contenders ours pytorch "compile channels_last"
@@ -34,7 +36,7 @@ import torch
 from inner_peers.case import CONTENDERS, Case, Setup, Skipped
 from inner_peers.describe import describe
 from inner_peers.peak import peak
-from inner_peers.process import Contender, cores, disturbance
+from inner_peers.process import Contender, Machine, cores, disturbance
 from inner_peers.results import Results, summary
 
 SMALL = (3, 32, 32)
@@ -61,18 +63,18 @@ def main() -> None:
     options = parse()
     load_before = record.load()
     series: dict[str, record.Series] = {}
-    peaks: dict[str, float] = {}
+    peaks: dict[str, tuple[float, str]] = {}
     for precision in options.precisions:
         rates = peak(precision, options.repeats)
         named = {f"{name} on one core, {precision}": record.Series("GFLOP/s", values) for name, values in rates.items()}
-        peaks[precision] = max(itertools.chain(*rates.values())) * len(cores())
+        peaks[precision] = max((max(values), name) for name, values in rates.items())
         record.show(named)
         series |= named
     results = []
     for name, precision in itertools.product(options.models, options.precisions):
         model, shape, batch_size = MODELS[name]
         case = Case(model, shape, options.batch_size or batch_size, precision)
-        results.append(measure(case, options, peaks[precision]))
+        results.append(measure(case, options, *peaks[precision]))
         results[-1].show()
         series |= results[-1].series()
     totals = summary(results)
@@ -80,7 +82,7 @@ def main() -> None:
         print()
         record.show(totals)
     settings = {name: value for name, value in vars(options).items() if name != "out"} | {
-        "peak_gflops": peaks,
+        "core_peak_gflops": {precision: gflops for precision, (gflops, _) in peaks.items()},
         "flop_per_image": {one.case.label: one.network.flop for one in results},
         "frameworks": {label: ready.version for one in results for label, ready in one.ready.items()},
         "first_losses": {one.case.label: {key: ready.losses for key, ready in one.ready.items()} for one in results},
@@ -106,20 +108,21 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(case: Case, options: argparse.Namespace, peak_gflops: float) -> Results:
-    """Start all contenders of a case, and have them run in turns.
+def measure(case: Case, options: argparse.Namespace, peak_gflops: float, task: str) -> Results:
+    """Start all contenders of a case, and have them run in turns, the machine itself among them.
 
     Args:
         case: what they train.
         options: the command line's.
-        peak_gflops: of all cores.
+        peak_gflops: of a core.
+        task: in which it reached that, of ``peak.TASKS``.
 
     Returns:
         What they did.
     """
     torch.set_num_threads(1)  # of this process, which should not be in the way
     network = describe(case)
-    results = Results(case, network, peak_gflops, len(cores()))
+    results = Results(case, network, peak_gflops)
     with ExitStack() as stack:
         crew: dict[str, Contender] = {}
         for label, name, own_cores in entrants(options, results):
@@ -130,17 +133,24 @@ def measure(case: Case, options: argparse.Namespace, peak_gflops: float) -> Resu
                 results.skipped[label] = contender.ready.reason
             else:
                 crew[label], results.ready[label] = contender, contender.ready
-                results.turns[label] = []
-        labels = list(crew)
+                results.turns[label], results.cores[label] = [], len(own_cores)
+        machine = Machine(stack, case, task, options.seconds)
+        results.capacity = {num: [] for num in {len(cores()), *results.cores.values()}}
+        players: list[str | int] = [*crew, *results.capacity]
         to_disturb = [label for label in ("ours", "pytorch") if options.disturbed and label in crew]
         for round_ in range(options.repeats):
-            first = round_ % max(1, len(labels))
-            for label in labels[first:] + labels[:first]:
-                results.turns[label].append(crew[label].turn())
+            first = round_ % len(players)
+            for player in players[first:] + players[:first]:
+                if isinstance(player, int):
+                    results.capacity[player].append(machine.capacity(cores()[-player:]))
+                else:
+                    results.turns[player].append(crew[player].turn())
             if to_disturb:
                 with disturbance(cores()[-1]) as disturber:
                     for label in to_disturb[:: 1 if round_ % 2 else -1]:
-                        results.turns.setdefault(f"{label}, disturbed", []).append(crew[label].turn(disturber))
+                        disturbed = f"{label}, disturbed"
+                        results.cores[disturbed] = results.cores[label]
+                        results.turns.setdefault(disturbed, []).append(crew[label].turn(disturber))
     return results
 
 

@@ -59,7 +59,8 @@ def main(descriptor: int) -> None:
 def make(setup: Setup) -> Runner:
     """Import the contender's framework, and set it up."""
     framework = setup.contender.split()[0]
-    module = import_module(f"inner_peers.with_{framework if framework in ('tensorflow', 'jax') else 'torch'}")
+    own_module = framework in ("tensorflow", "jax", "machine")
+    module = import_module(f"inner_peers.with_{framework if own_module else 'torch'}")
     return cast(Runner, module.Runner(setup))
 
 

@@ -8,11 +8,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import Pipe
 from pathlib import Path
 
-from inner_peers.case import Ready, Setup, Skipped, Turn
+from inner_peers.case import Case, Ready, Setup, Skipped, Turn
 
 GRACE_S = 5
 """For a process to end by itself."""
@@ -54,7 +54,15 @@ class Contender:
     def turn(self, disturber: int = 0) -> Turn:
         """Have it do one timed repeat; 0, or the process that is in its way."""
         time.sleep(CALM_S)
+        self.begin(disturber)
+        return self.end()
+
+    def begin(self, disturber: int = 0) -> None:
+        """Have it begin a timed repeat."""
         self._pipe.send(disturber)
+
+    def end(self) -> Turn:
+        """Of the repeat that it began."""
         try:
             turn = self._pipe.recv()
         except (EOFError, OSError) as error:
@@ -77,6 +85,34 @@ class Contender:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return f"exit status {code}" + (f": {lines[-1]}" if lines else "")
+
+
+class Machine:
+    """A process a core, to see what cores reach when all are at work.
+
+    Args:
+        stack: closes the processes.
+        case: the precision counts.
+        task: of ``peak.TASKS``.
+        seconds: that a repeat takes, about.
+    """
+
+    def __init__(self, stack: ExitStack, case: Case, task: str, seconds: float) -> None:
+        self._probes: dict[int, Contender] = {}
+        for core in cores():
+            probe = Contender(Setup(f"machine {task}", case, (core,), seconds, None))
+            stack.callback(probe.close)
+            if isinstance(probe.ready, Skipped):
+                raise RuntimeError(f"the machine's own rate cannot be measured: {probe.ready.reason}")
+            self._probes[core] = probe
+
+    def capacity(self, cores: Sequence[int]) -> float:
+        """GFLOP/s of these cores together, now."""
+        time.sleep(CALM_S)
+        for core in cores:
+            self._probes[core].begin()
+        turns = [self._probes[core].end() for core in cores]
+        return sum(1e-9 * turn.loss / turn.seconds for turn in turns)
 
 
 @contextmanager

@@ -26,8 +26,9 @@ class Results:
     Attributes:
         case: what was trained.
         network: its layers, and what an image costs.
-        peak: GFLOP/s of all cores.
-        cores: of this machine that it ran on.
+        peak: GFLOP/s of a core.
+        cores: that each contender may use.
+        capacity: GFLOP/s that cores reached together, by their number, round by round.
         ready: what each contender told.
         turns: of each, round by round; a label with a comma is a contender under other circumstances.
         skipped: why one did not take part.
@@ -36,7 +37,8 @@ class Results:
     case: Case
     network: Network
     peak: float
-    cores: int
+    cores: dict[str, int] = field(default_factory=dict)
+    capacity: dict[int, list[float]] = field(default_factory=dict)
     ready: dict[str, Ready] = field(default_factory=dict)
     turns: dict[str, list[Turn]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -61,8 +63,13 @@ class Results:
         return max(self.peers, key=lambda label: self.rates(label).median, default=None)
 
     def share(self, label: str) -> float:
-        """Of the machine's peak."""
-        return 1e-9 * self.rates(label).median * self.network.flop / self.peak
+        """Of its cores' peak."""
+        return 1e-9 * self.rates(label).median * self.network.flop / (self.peak * self.cores[label])
+
+    def shares_of_capacity(self, label: str) -> Series:
+        """Of what its cores reached in the same round."""
+        pairs = zip(self.rates(label).samples, self.capacity[self.cores[label]], strict=True)
+        return Series("1", [1e-9 * rate * self.network.flop / capacity for rate, capacity in pairs])
 
     def advantages(self) -> Iterator[tuple[str, str]]:
         """Contenders that ours is compared with, with a name for the comparison."""
@@ -75,16 +82,17 @@ class Results:
         """What other circumstances come to."""
         if "ours, 1 core" in self.turns and "ours, 2 cores" in self.turns:
             yield "ours, 2 cores / 1 core", self.ratio("ours, 2 cores", "ours, 1 core")
+            pairs = zip(self.capacity[2], self.capacity[1], strict=True)
+            yield "machine, 2 cores / 1 core", Series("1", [two / one for two, one in pairs])
         for label in ("ours", "pytorch"):
             if disturbed := self.turns.get(f"{label}, disturbed"):
                 kept, lost = self.ratio(f"{label}, disturbed", label), [turn.lost_cores for turn in disturbed]
-                pairs = [
-                    (share * self.cores, self.cores - cores) for share, cores in zip(kept.samples, lost, strict=True)
-                ]
+                own = self.cores[label]
+                pairs = [(share * own, own - cores) for share, cores in zip(kept.samples, lost, strict=True)]
                 yield f"{label}, disturbed / undisturbed", kept
                 yield f"{label}, disturbed: cores that the other process had", Series("1", lost)
                 yield f"{label}, disturbed / capacity left", Series("1", [used / left for used, left in pairs])
-                fair = Series("1", [used / (self.cores - 0.5) for used, _ in pairs])
+                fair = Series("1", [used / (own - 0.5) for used, _ in pairs])
                 yield f"{label}, disturbed / all but half a core", fair
 
     def series(self) -> dict[str, Series]:
@@ -96,6 +104,8 @@ class Results:
             found[f"{label}: peak memory"] = Series("MB", [turns[-1].peak_bytes / 1e6])
             found[f"{label}: cores used while idle"] = Series("1", [turn.idle_cores for turn in turns])
             found[f"{label}: share of peak"] = Series("1", [self.share(label)])
+            found[f"{label}: share of capacity"] = self.shares_of_capacity(label)
+        found |= {f"machine, {num} cores": Series("GFLOP/s", values) for num, values in self.capacity.items()}
         found |= {name: self.ratio("ours", other) for name, other in self.advantages()}
         found |= dict(self.circumstances())
         return {f"{self.case.label}: {name}": one for name, one in found.items()}
@@ -103,7 +113,7 @@ class Results:
     def show(self) -> None:
         """Print a row a contender, and what is odd."""
         width = 30
-        titles = ("images/s", "p10", "p90", "n", "ours/it", "faults/step", "MB", "of peak")
+        titles = ("images/s", "p10", "p90", "n", "ours/it", "faults/step", "MB", "of peak", "of capacity")
         print(f"\n{self.case.label}\n{'':{width}}", *(f"{title:>11}" for title in titles))
         for label, turns in self.turns.items():
             rates = self.rates(label)
@@ -113,7 +123,8 @@ class Results:
             faults = statistics.median(turn.minor_faults / turn.num_steps for turn in turns)
             memory = turns[-1].peak_bytes / 1e6
             figures = f"{rates.median:11.4g} {low:11.4g} {high:11.4g} {len(turns):11} {ratio} {faults:11.4g}"
-            print(f"{label:{width}} {figures} {memory:11.0f} {self.share(label):11.1%}")
+            shares = f"{self.share(label):11.1%} {self.shares_of_capacity(label).median:11.1%}"
+            print(f"{label:{width}} {figures} {memory:11.0f} {shares}")
         for name, one in self.circumstances():
             print(f"{name:{width + 24}} {one.median:.3f}")
         if self.best_peer:

@@ -16,6 +16,7 @@ from bptcnn.inner.kernels.image import address_of
 from bptcnn.inner.kernels.library import Arguments, arguments, function
 from bptcnn.inner.lowering.program import Program
 from bptcnn.inner.tasks.dag import followers
+from bptcnn.inner.tasks.homes import homes, views
 from bptcnn.inner.tasks.schedule import priorities
 
 Numbers = npt.NDArray[np.int64]
@@ -43,7 +44,8 @@ class Table:
     ) -> None:
         self.num_lanes = num_lanes
         tasks, count = program.tasks, len(program.tasks)
-        self.order = [key[-1] for key in sorted(priorities(tasks, seconds))]
+        keys = priorities(tasks, seconds)
+        self.order = [key[-1] for key in sorted(keys)]
         place, after = {task: index for index, task in enumerate(self.order)}, followers(tasks)
         following = [[place[follower] for follower in after[task]] for task in self.order]
         groups = [program.calls[task] for task in self.order]
@@ -64,10 +66,13 @@ class Table:
         )
         of_block = np.array([program.blocks[task] for task in self.order], np.int64)
         self._kept = tables, given, of_block, blocks
+        seen = views(keys, homes(tasks, program.blocks, num_lanes), num_lanes)
+        self._views = [np.array([place[task] for task in view], np.int64) for view in seen]
         addresses = [table.ctypes.data for table in tables]
         times, for_all = (self._times.ctypes.data, self._lane.ctypes.data), (of_block.ctypes.data, blocks.ctypes.data)
         self._calls = [
-            arguments([*addresses, count, *times, lane, *for_all, time.CLOCK_MONOTONIC]) for lane in range(num_lanes)
+            arguments([*addresses, count, *times, lane, *for_all, time.CLOCK_MONOTONIC, view.ctypes.data])
+            for lane, view in enumerate(self._views)
         ]
         jobs = [ctypes.addressof(call) for call in self._calls]
         self.job, self.jobs = jobs[0], arguments(jobs[1:])

@@ -1,8 +1,9 @@
 """The loop of a lane, in machine code: take the best ready task, run its calls, release what waited for it.
 
-Lanes share a table of tasks in order of priority. A lane takes the first task in it that is ready and not taken, so
-work is divided as it is done: a lane on a disturbed core takes less. Tasks are taken and released by atomic operations
-on the number of tasks that each still waits for; there is no lock and no interpreter.
+Lanes share a table of tasks, at which each looks in order of priority and, among equals, at its own first. A lane takes
+the first that is ready and not taken, so work is divided as it is done: a lane on a disturbed core takes less. To take
+a task, and to release what waited for it, are atomic operations on the number of tasks that each still waits for; there
+is no lock and no interpreter.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def lane(module: ir.Module, name: str, _: Vectors) -> None:
     - this lane's number;
     - block int64 [tasks]: the one that a task is for, or -1; blocks int64 [1]: how many there are, for tasks of others
       have nothing to do;
-    - the clock.
+    - the clock;
+    - this lane's view int64 [tasks]: the order in which it looks at them.
 
     Args:
         module: gets the function.
@@ -53,7 +55,7 @@ def lane(module: ir.Module, name: str, _: Vectors) -> None:
 
     left, waiting, calls, kernels, arguments, followers, follower = (argument(place) for place in range(7))
     count, times, lanes, number = argument(7, I64), argument(8), argument(9), argument(10, I64)
-    block, blocks, clock = argument(11), argument(12), argument(13, I64)
+    block, blocks, clock, view = argument(11), argument(12), argument(13, I64), argument(14)
     gettime = ir.Function(module, ir.FunctionType(I32, [I32, PTR]), "clock_gettime")
     pause = ir.Function(module, ir.FunctionType(I32, []), "sched_yield")
 
@@ -72,14 +74,15 @@ def lane(module: ir.Module, name: str, _: Vectors) -> None:
     builder.position_at_end(scan)
     builder.branch(test)
     builder.position_at_end(test)
-    index = builder.phi(I64)
-    index.add_incoming(I64(0), scan)
+    place = builder.phi(I64)
+    place.add_incoming(I64(0), scan)
+    index = builder.load(builder.gep(view, [place], source_etype=I64), typ=I64)
     slot = builder.gep(waiting, [index], source_etype=I32)
     ready = builder.icmp_signed("==", builder.load_atomic(slot, "acquire", 4, typ=I32), I32(0))
     builder.cbranch(ready, take, next_)
     builder.position_at_end(next_)
-    following = builder.add(index, I64(1))
-    index.add_incoming(following, next_)
+    following = builder.add(place, I64(1))
+    place.add_incoming(following, next_)
     builder.cbranch(builder.icmp_signed("<", following, count), test, idle)
 
     builder.position_at_end(take)
@@ -100,8 +103,8 @@ def lane(module: ir.Module, name: str, _: Vectors) -> None:
         builder.call(Target(kernel, kind), [given])
     note_time(2)
     builder.store(builder.trunc(number, I32), builder.gep(lanes, [index], source_etype=I32))
-    with _each(builder, followers, index) as place:
-        task = builder.load(builder.gep(follower, [place], source_etype=I64), typ=I64)
+    with _each(builder, followers, index) as link:
+        task = builder.load(builder.gep(follower, [link], source_etype=I64), typ=I64)
         builder.atomic_rmw("sub", builder.gep(waiting, [task], source_etype=I32), I32(1), "acq_rel")
     builder.atomic_rmw("sub", left, I32(1), "acq_rel")
     builder.branch(look)
