@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import pytest
 import torch
@@ -63,6 +63,28 @@ def test_where_one_less_is_no_better_that_is_asked_ever_more_rarely() -> None:
     slow = {lanes: seconds * 2 for lanes, seconds in WELL.items()}
     assert counts(lanes, slow, 1000).count(4) > 900
     assert counts(lanes, slow, 1000).count(4) > 960
+
+
+@pytest.mark.parametrize(("scale", "length"), [(1.0, 3), (0.01, 42)])
+def test_a_trial_ends_as_soon_as_most_of_its_steps_are_no_better(scale: float, length: int) -> None:
+    lanes = ActiveLanes(4)
+    counts(lanes, {4: 0.1 * scale}, 200)
+    tried = counts(lanes, {4: 0.12 * scale, 3: 0.15 * scale}, 10_000)
+    # more than half of 5 steps, or of the 83 that make a tenth of a second
+    lengths = [len(list(group)) for count, group in groupby(tried) if count == 3]
+    assert len(lengths) >= 5
+    assert set(lengths) == {length}
+
+
+def test_a_trial_with_a_few_slow_steps_goes_on() -> None:
+    lanes = ActiveLanes(4)
+    counts(lanes, WELL, 20)
+    while lanes.count == 4:
+        lanes.note(DISTURBED[4])
+    for step_s in (1.0, 0.135, 1.0, 0.135, 0.135):
+        assert lanes.count == 3
+        lanes.note(step_s)
+    assert lanes.count == lanes._kept == 3
 
 
 def test_one_slow_step_is_no_reason() -> None:

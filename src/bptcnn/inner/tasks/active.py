@@ -27,10 +27,10 @@ class ActiveLanes:
     A lane that the system takes off its core is gone for some milliseconds, and so long waits whatever comes after its
     task. Without that lane the others have their cores for themselves.
 
-    All lanes work until steps take ``SLOWER`` times what they did at best. Then one lane less is tried for a window,
-    and the better number is kept. From then on one more and one less are tried, ever more rarely, until all lanes are
-    at work again and as fast as ever. Half of the lanes work at least, and two: half of a disturbed core is more than
-    nothing.
+    All lanes work until steps take ``SLOWER`` times what they did at best. Then one lane less is tried for a window, or
+    until most of its steps are no better, and the better number is kept. From then on one more and one less are tried,
+    ever more rarely, until all lanes are at work again and as fast as ever. Half of the lanes work at least, and two:
+    half of a disturbed core is more than nothing.
 
     Args:
         num_lanes: all of them.
@@ -60,7 +60,7 @@ class ActiveLanes:
             seconds: that it took; of steps that take equally long where nothing is in their way.
         """
         self._steps_s.append(seconds)
-        if len(self._steps_s) < STEPS or sum(self._steps_s) < SECONDS:
+        if not self._is_lost() and (len(self._steps_s) < STEPS or sum(self._steps_s) < SECONDS):
             return
         found_s, self._steps_s = median(self._steps_s), []
         if self.count != self._kept:
@@ -73,6 +73,13 @@ class ActiveLanes:
             self._waited[way] += 1
             if self.count == self._kept and self._worth_a_trial(way, found_s):
                 self.count += way
+
+    def _is_lost(self) -> bool:
+        """Whether this is a trial in whose window more than half of the steps are no better: its end is known."""
+        if self.count == self._kept:
+            return False
+        lost = sum(CLEARLY * step_s >= self._kept_s for step_s in self._steps_s)
+        return lost > max(STEPS, SECONDS / self._kept_s) / 2
 
     def _worth_a_trial(self, way: int, found_s: float) -> bool:
         if not self._least <= self._kept + way <= self._num_lanes or self._waited[way] < self._pause[way]:
