@@ -27,8 +27,6 @@ _UNIT_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 def num_cores(root: Path = ROOT) -> int:
     """Cores that this process may keep busy: a container granted 2 of 64 cores sees 2.
 
-    Ask before ``pin``: a pinned thread, and every thread that it starts, sees one core.
-
     Args:
         root: the file system in which the kernel's files are.
 
@@ -69,27 +67,6 @@ def affinity() -> tuple[int, ...]:
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
-
-
-def pin(core: int) -> bool:
-    """Bind the calling thread to one core; threads that it starts later inherit this.
-
-    Of use only where there are as many lanes as cores in the mask: then no lane ever waits for another one's core or
-    loses its caches in a move. With fewer lanes, or on a machine shared with others, the scheduler does better.
-
-    Args:
-        core: number of the core, one of ``affinity()``.
-
-    Returns:
-        Whether it worked; False where the platform has no affinity or does not grant this core.
-    """
-    if not hasattr(os, "sched_setaffinity"):
-        return False
-    try:
-        os.sched_setaffinity(0, {core})  # 0 is the calling thread, not the process
-    except (OSError, ValueError, OverflowError):
-        return False
-    return True
 
 
 class _Mount(NamedTuple):
