@@ -112,7 +112,7 @@ class Turn:
         num_steps: that were timed.
         minor_faults: page faults meanwhile that needed no disk.
         peak_bytes: most memory that the process ever held.
-        loss: of the last step.
+        loss: of the last step; where the machine itself is asked, the floating-point operations of all of them.
         idle_cores: cores that it kept busy since its last turn, while it should have slept.
         lost_cores: cores that the process which disturbed it had meanwhile.
     """

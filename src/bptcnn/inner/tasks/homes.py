@@ -47,12 +47,12 @@ def homes(tasks: Sequence[Task], blocks: Sequence[int], num_lanes: int) -> tuple
     )
 
 
-def views(keys: Sequence[Priority], homes: Sequence[int], num_lanes: int) -> tuple[tuple[int, ...], ...]:
+def views(keys: Sequence[Priority], home: Sequence[int], num_lanes: int) -> tuple[tuple[int, ...], ...]:
     """The order in which each lane looks at the tasks.
 
     Args:
         keys: the tasks' priorities.
-        homes: the lane that each task belongs to.
+        home: the lane that each task belongs to.
         num_lanes: lanes there are.
 
     Returns:
@@ -68,8 +68,8 @@ def views(keys: Sequence[Priority], homes: Sequence[int], num_lanes: int) -> tup
             task
             for group in equals
             for task in (
-                *(task for task in group if homes[task] == lane),
-                *(task for task in reversed(group) if homes[task] != lane),
+                *(task for task in group if home[task] == lane),
+                *(task for task in reversed(group) if home[task] != lane),
             )
         )
         for lane in range(num_lanes)
