@@ -17,6 +17,8 @@ from bptcnn.inner.kernels.image import place
 from bptcnn.inner.kernels.jit import compiled_here
 from bptcnn.inner.kernels.link import link
 from bptcnn.inner.kernels.shape import Vectors
+from bptcnn.inner.kernels.winograd.forms import form_of
+from bptcnn.inner.kernels.winograd.tiling import Shape
 from bptcnn.inner.lowering.buffers import Array, aligned
 from bptcnn.inner.machine.matrices import granted
 from bptcnn.inner.machine.processor import host_simd
@@ -206,6 +208,13 @@ def tolerance(vectors: Vectors, sums: float = 1e-6) -> float:
 def number(value: int) -> Array:
     """An int64 in memory, as kernels take the number of blocks, or an address that changes."""
     return np.array([value], np.int64).view(np.float32)
+
+
+def at_points(weight: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """Filters [made, summed up, ...] as minimal filtering reads them: [groups, points, summed up, channels]."""
+    matrix = torch.tensor(form_of(shape.size).filters, dtype=torch.float64)
+    made = torch.einsum("ar,osrc,bc->abos", matrix, weight.double(), matrix).float()
+    return made.reshape(shape.points, -1, shape.channels, weight.shape[1]).permute(1, 0, 3, 2).contiguous()
 
 
 def error(result: Memory | torch.Tensor, expected: torch.Tensor, terms: torch.Tensor | None = None) -> float:

@@ -23,6 +23,7 @@ from blocks import (
     NARROW,
     Bench,
     Memory,
+    at_points,
     drawn,
     error,
     held,
@@ -42,6 +43,7 @@ from bptcnn.inner.kernels.matrices.tiling import tile_of, unfolded
 from bptcnn.inner.kernels.shape import Plane, Vectors, Window, backward_taps, forward_taps
 from bptcnn.inner.kernels.sums import Epilogue
 from bptcnn.inner.kernels.tiling import grouped, is_turned
+from bptcnn.inner.kernels.winograd.tiling import shape_of
 from bptcnn.inner.lowering.buffers import Array
 
 WIDE = KINDS[0]
@@ -122,6 +124,16 @@ UNFOLDED_CASES = [  # few input channels
 ]
 
 
+FILTERED_CASES = [  # by minimal filtering
+    Case(Window(3, 3, padding=1), Plane(32, 12, 12), 32),
+    Case(Window(3, 3), Plane(24, 11, 10), 40),  # what is left of tiles, in rows
+    Case(Window(3, 3, padding=2), Plane(40, 8, 7), 24),  # and in columns
+    Case(Window(3, 3, padding=1), Plane(96, 20, 21), 32),  # more tiles than are multiplied at once
+    Case(Window(5, 5), Plane(16, 12, 13), 34),
+    Case(Window(5, 5, padding=2), Plane(34, 9, 9), 16),
+    Case(Window(5, 5, padding=4), Plane(32, 8, 6), 32),
+]
+
 NARROW_CASES = [  # columns that fill matrices, and that do not
     Case(Window(3, 3, padding=1), Plane(32, 6, 14), 64),
     Case(Window(3, 3, padding=1), Plane(16, 5, 7), 48),
@@ -181,6 +193,8 @@ class Convolution:
         down, across = (of(size, window.stride, window.padding) for size in (window.rows, window.columns))
         if channels and unfolded(vectors, window, data, out):
             return self.bench.packed(matrices(weight.flatten(1)[..., None], 1, 32))
+        if shape := shape_of(vectors, window, self.case.data, self.case.out, turned=not channels):
+            return self.bench.copied(at_points(weight if channels else weight.transpose(0, 1), shape))
         if tile := tile_of(vectors, down, across, data, out):
             return self.bench.packed(matrices(weight.flatten(2), channels, tile.depth))
         if vectors.bf16 or grouped(vectors, across, out):
@@ -262,6 +276,8 @@ def test_a_convolution_worked_out_by_hand() -> None:
     ("vectors", "case"),
     [
         *product(KINDS[:1], CASES),
+        *product(KINDS[:1], FILTERED_CASES),
+        *product(KINDS[1:], FILTERED_CASES[3:5]),
         *product(KINDS[1:3], [CASES[place] for place in (0, 3, 6, 8, 9, 10, 12)]),
         *product(GROUPS[:1], [*CASES[:3], *CASES[6:13]]),
         *product(GROUPS[1:], [CASES[place] for place in (1, 2, 6, 11)]),

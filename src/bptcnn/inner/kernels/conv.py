@@ -21,6 +21,7 @@ from bptcnn.inner.kernels.shape import Plane, Taps, Vectors, Window, alike, back
 from bptcnn.inner.kernels.sums import Epilogue, Pointers, Sum, finish, rows_seen
 from bptcnn.inner.kernels.tiling import is_turned, output_tile, side_by_side
 from bptcnn.inner.kernels.vectors import Kernel
+from bptcnn.inner.kernels.winograd import ways as winograd
 
 AHEAD = 4
 """Input channels, or groups of them, that lie between what is multiplied and what is fetched for later. Channels of a
@@ -67,6 +68,8 @@ def forward(
     spec = Sum(data, out, window.rows, window.columns, down, across, bias, then)
     if (made := matrices.convolution(module, name, vectors, spec, window)) is not None:
         return made
+    if (made := winograd.convolution(module, name, vectors, spec, window)) is not None:
+        return made
     size, pairs = window.rows * window.columns, vectors.bf16 and vectors.channels == 1
     return _emit(module, name, vectors, spec, _Spans(tiles(data.channels, 2 if pairs else 1) * size, size, 1))
 
@@ -93,6 +96,8 @@ def backward_data(
     size = window.rows * window.columns
     spec = Sum(gradient, out, window.rows, window.columns, down, across, bias=False, then=then)
     if (made := matrices.convolution(module, name, vectors, spec)) is not None:
+        return made
+    if (made := winograd.data_gradient(module, name, vectors, spec, window)) is not None:
         return made
     spec = replace(spec, down=_ascending(down), across=_ascending(across))
     spans = _Spans(size, out.channels * size, 1)

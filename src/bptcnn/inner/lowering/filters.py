@@ -11,6 +11,8 @@ from bptcnn.inner.kernels.matrices import tables as matrix_tables
 from bptcnn.inner.kernels.matrices.tiling import tile_of, unfolded
 from bptcnn.inner.kernels.shape import SIDE, Vectors, backward_taps, forward_taps, tiles
 from bptcnn.inner.kernels.tiling import grouped, is_turned
+from bptcnn.inner.kernels.winograd import tables as winograd_tables
+from bptcnn.inner.kernels.winograd.tiling import shape_of
 from bptcnn.inner.lowering.buffers import Rows
 from bptcnn.inner.lowering.program import Call, ranges
 from bptcnn.inner.lowering.writer import Writer
@@ -117,6 +119,9 @@ def _forward(layer: Conv, vectors: Vectors) -> _Way | None:
     if tile := tile_of(vectors, down, across, layer.data, layer.shape):
         table = Rows(1, outs * ins * size // 2)
         return _Way(matrix_tables.forward, (outs, ins, size, tile.depth), outs // SIDE, table)
+    if filtering := shape_of(vectors, window, layer.data, layer.shape):
+        groups, table = outs // filtering.channels, Rows(1, outs * ins * filtering.points)
+        return _Way(winograd_tables.forward, (outs, ins, window.rows, filtering.channels), groups, table)
     pairs = tiles(ins, vectors.parts)
     table, shape = Rows(1, outs * pairs * size), (outs, ins, size)
     if grouped(vectors, across, layer.shape):
@@ -131,6 +136,9 @@ def _backward(layer: Conv, vectors: Vectors) -> _Way | None:
     if tile := tile_of(vectors, down, across, layer.shape, layer.data):
         table = Rows(1, outs * ins * size // 2)
         return _Way(matrix_tables.backward, (outs, ins, size, tile.depth), ins // SIDE, table)
+    if filtering := shape_of(vectors, window, layer.data, layer.shape, turned=True):
+        groups, table = ins // filtering.channels, Rows(1, outs * ins * filtering.points)
+        return _Way(winograd_tables.backward, (outs, ins, window.rows, filtering.channels), groups, table)
     pairs = tiles(outs, vectors.parts)
     table, shape = Rows(1, pairs * ins * size), (outs, ins, size)
     if grouped(vectors, across, layer.data):
