@@ -2,7 +2,8 @@
 
 A tile of outputs, some channels by some columns, stays in registers; each input vector is used for all channels of the
 tile and each weight for all columns. Weights are read where PyTorch keeps them. Padding costs nothing: what a filter
-would see of it is left out, at the borders of a map by code of their own.
+would see of it is left out, at the borders of a map by code of their own. So is done what neither products of matrices
+nor minimal filtering do better.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ conversion in their innermost loops, or way through memory.
 
 - Products of bfloat16 take *pairs*: the weights of two channels that are summed up, side by side.
 - Gradients of data take the weights of each channel that is made behind each other, if they are many.
-- Groups of channels and products of matrices: see the modules of these names.
+- Groups of channels, products of matrices and minimal filtering: see the modules of these names.
 """
 
 from __future__ import annotations

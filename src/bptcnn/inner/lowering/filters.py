@@ -24,7 +24,7 @@ class Filters:
 
     Args:
         layers: the network.
-        vectors: what kernels work on: with bfloat16 they read tables of pairs, in groups of channels other tables.
+        vectors: what kernels work on: with bfloat16, in groups of channels or by minimal filtering they read tables.
     """
 
     def __init__(self, layers: Sequence[Layer], vectors: Vectors) -> None:
