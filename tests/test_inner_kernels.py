@@ -127,11 +127,11 @@ UNFOLDED_CASES = [  # few input channels
 FILTERED_CASES = [  # by minimal filtering
     Case(Window(3, 3, padding=1), Plane(32, 12, 12), 32),
     Case(Window(3, 3), Plane(24, 11, 10), 40),  # what is left of tiles, in rows
-    Case(Window(3, 3, padding=2), Plane(40, 8, 7), 24),  # and in columns
+    Case(Window(3, 3, padding=2), Plane(40, 12, 13), 48),  # and in columns
     Case(Window(3, 3, padding=1), Plane(96, 20, 21), 32),  # more tiles than are multiplied at once
     Case(Window(5, 5), Plane(16, 12, 13), 34),
-    Case(Window(5, 5, padding=2), Plane(34, 9, 9), 16),
-    Case(Window(5, 5, padding=4), Plane(32, 8, 6), 32),
+    Case(Window(5, 5, padding=2), Plane(34, 13, 13), 32),
+    Case(Window(5, 5, padding=4), Plane(32, 16, 14), 32),
 ]
 
 NARROW_CASES = [  # columns that fill matrices, and that do not
@@ -300,6 +300,11 @@ def test_a_convolution_and_its_gradients_are_those_of_pytorch(vectors: Vectors, 
     weight, bias = convolution.backward_weight(bias=True)
     assert error(weight, of_weight) <= TOLERANCE
     assert error(bias, of_bias) <= TOLERANCE
+
+
+@pytest.mark.parametrize("case", FILTERED_CASES, ids=str)
+def test_the_cases_for_minimal_filtering_are_made_by_it(case: Case) -> None:
+    assert all(shape_of(WIDE, case.window, case.data, case.out, turned=turned) for turned in (False, True))
 
 
 @each_width
