@@ -6,6 +6,7 @@ import copy
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -413,6 +414,54 @@ def test_room_for_gradients_is_used_again() -> None:
     sizes = Counter(rows.array.shape[1] for rows in compiled._buffers._rooms)
     assert len(sizes) <= 4
     assert max(sizes.values()) <= 3  # of eight values in each of the three stages
+
+
+def wide(shape: Shape, num_classes: int) -> nn.Module:
+    """Layers so wide that gradients of weights are made by minimal filtering, with norms between them and without."""
+    blocks = [(nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()) for _ in range(4)]
+    twice = nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 5, padding=2), nn.ReLU()
+    layers = nn.Conv2d(shape[0], 64, 3), *(layer for block in blocks for layer in block), *twice
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes))
+
+
+FILTERED = Vectors(8, 16)
+
+
+def test_sums_that_share_room_are_not_made_at_the_same_time() -> None:
+    compiled = Compiled(a_network(wide, (3, 14, 14)), (3, 14, 14), 64, Lanes(3), FILTERED)
+    (whole,) = compiled.passes
+    before: list[set[int]] = []
+    rooms: dict[int, dict[str, list[int]]] = defaultdict(dict)
+    for task, calls in zip(whole.program.tasks, whole.program.calls, strict=True):
+        before.append(set(task.after).union(*(before[number] for number in task.after)))
+        for call in calls:
+            if "weight_sums" in call.kernel:
+                rooms[call.arguments[0]].setdefault(task.layer, []).append(task.id)
+    assert sum(map(len, rooms.values())) == 6  # layers
+    assert any(len(layers) > 1 for layers in rooms.values())
+    for layers in rooms.values():
+        for (_, earlier), (layer, sums) in pairwise(layers.items()):
+            made = {task.id for task in whole.program.tasks if task.layer == layer} & set.union(
+                *(before[number] for number in sums)
+            )
+            products = [task for task in made if whole.program.tasks[task].kind is Kind.BACKWARD_WEIGHT]
+            assert products
+            assert all(before[task].issuperset(earlier) for task in products)
+
+
+@pytest.mark.parametrize("num_lanes", [1, 3, 6])
+def test_wide_layers_have_exact_gradients_and_the_same_bits_each_time(num_lanes: int) -> None:
+    network = a_network(wide, (3, 14, 14))
+    exact, batch = copy.deepcopy(network).double(), a_batch((3, 14, 14), 13)
+    compiled = Compiled(network, (3, 14, 14), 16, Lanes(num_lanes), FILTERED)
+    compiled(*batch, functional.cross_entropy)
+    functional.cross_entropy(exact(batch[0].double()), batch[1]).backward()
+    first = gradients(network)
+    off = [float((mine - other).norm()) for mine, other in zip(first, gradients(exact), strict=True)]
+    assert max(off) <= 1e-5 * max(float(gradient.norm()) for gradient in first)
+    for _ in range(4):
+        compiled(*batch, functional.cross_entropy)
+        assert all(map(torch.equal, gradients(network), first))
 
 
 def test_an_equal_network_needs_no_new_code() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bptcnn.inner.kernels.shape import Vectors
-from bptcnn.inner.lowering.division import BY_MATRICES, BY_VECTORS, Division
+from bptcnn.inner.lowering.division import BY_MATRICES, BY_VECTORS, SUMS_BYTES, Division, chunks_of_sums
 
 VECTORS, MATRICES = Vectors(8, 16), Vectors(16, 32, bf16=True, matrices=True)
 
@@ -80,3 +80,26 @@ def test_every_lane_gets_a_part_and_no_part_is_too_small(
     assert all(count == least or work / count >= grain.flops for count in found)
     assert all(least <= count <= max(grain.parts * least, num_lanes) for count in found)
     assert found == sorted(found)
+
+
+@given(st.sampled_from([4, 6, 8, 12]), st.integers(1, 40), st.integers(1, 60), st.floats(1e4, 1e9), st.floats(1e3, 1e8))
+def test_sums_are_divided_into_as_many_tasks_as_are_wanted_or_can_be(
+    parts: int, num_blocks: int, wanted: int, data_bytes: float, sums_bytes: float
+) -> None:
+    of_parts, several = chunks_of_sums(parts, num_blocks, wanted, data_bytes, sums_bytes)
+    chunks = -(-num_blocks // several)
+    assert parts % of_parts == 0
+    assert 1 <= several <= num_blocks
+    assert chunks == 1 or chunks * sums_bytes <= 2 * SUMS_BYTES
+    most = max(1, min(num_blocks, int(SUMS_BYTES / sums_bytes)))
+    assert of_parts * chunks >= min(wanted, parts * most)
+
+
+def test_what_is_large_is_not_read_or_kept_twice() -> None:
+    def divided(num_blocks: int = 16, wanted: int = 12, sums_bytes: float = 2.6e5) -> tuple[int, int]:
+        return chunks_of_sums(4, num_blocks, wanted, 6e7, sums_bytes)
+
+    assert divided() == (1, 1)
+    assert divided(sums_bytes=2e7) == (4, 16)
+    assert divided(wanted=1) == (1, 16)  # a single lane
+    assert divided(num_blocks=1) == (4, 1)

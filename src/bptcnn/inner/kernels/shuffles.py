@@ -107,7 +107,7 @@ def transposed(function: Function, rows: Sequence[Value]) -> list[Value]:
     """
     rows, count = list(rows), len(rows)
     half = count // 2
-    while half:
+    while half >= QUAD or (half > 0 and count < QUAD):
         low, high = (
             [index if not index & half else index - half + count for index in range(count)],
             [index + half if not index & half else index + count for index in range(count)],
@@ -117,7 +117,38 @@ def transposed(function: Function, rows: Sequence[Value]) -> list[Value]:
                 pair = rows[row], rows[row + half]
                 rows[row], rows[row + half] = (shuffled(function.builder, *pair, order) for order in (low, high))
         half //= 2
-    return rows
+    return (
+        rows
+        if count < QUAD
+        else [column for first in range(0, count, QUAD) for column in _quads(function, rows[first : first + QUAD])]
+    )
+
+
+QUAD = 4
+"""Numbers among which processors shuffle in any order at once: more of them take two steps, or a table."""
+
+
+def _quads(function: Function, rows: Sequence[Value]) -> list[Value]:
+    """The columns of each square of four rows and four numbers."""
+    count = rows[0].type.count
+
+    def woven(one: Value, other: Value, size: int) -> tuple[Value, Value]:
+        """The first halves of both's quads, and the second ones, alternating after so many numbers."""
+        orders = (
+            [
+                base + quad + half + near
+                for quad in range(0, count, QUAD)
+                for half in range(start, start + QUAD // 2, size)
+                for base in (0, count)
+                for near in range(size)
+            ]
+            for start in (0, QUAD // 2)
+        )
+        first, second = (shuffled(function.builder, one, other, order) for order in orders)
+        return first, second
+
+    pairs = woven(rows[0], rows[1], 1), woven(rows[2], rows[3], 1)
+    return [column for one, other in zip(*pairs, strict=True) for column in woven(one, other, 2)]
 
 
 def lane_sums(builder: ir.IRBuilder, vectors: Sequence[Value]) -> list[Value]:

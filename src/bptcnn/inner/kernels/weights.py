@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from itertools import product
 
 from llvmlite import ir
 
+from bptcnn.inner.kernels.bias import accumulate, backward_bias
 from bptcnn.inner.kernels.emit import I64, Value
 from bptcnn.inner.kernels.errors import Gathered, InPlace
 from bptcnn.inner.kernels.kinds import kernel_for
 from bptcnn.inner.kernels.matrices import ways as matrices
 from bptcnn.inner.kernels.shape import Plane, Vectors, Window, alike, forward_taps
-from bptcnn.inner.kernels.shuffles import filled, lane_sums, shuffled
-from bptcnn.inner.kernels.tiling import LATENCY, weight_group, weight_rows, weight_tile
+from bptcnn.inner.kernels.shuffles import lane_sums, shuffled
+from bptcnn.inner.kernels.tiling import weight_group, weight_rows, weight_tile
 from bptcnn.inner.kernels.vectors import Kernel
 
 MORE_AREAS = 16
@@ -47,7 +47,7 @@ class _Part:
 
     first: Value  # block
     blocks: Value
-    is_new: Value  # whether nothing was summed up before
+    is_new: Value | None  # whether nothing was summed up before; None if nothing ever was
     errors: InPlace
 
 
@@ -80,7 +80,7 @@ def backward_weight(
         Tiles of output channels: what the work can be divided by.
     """
     if by_matrices := matrices.gradient(module, name, vectors, window, data, gradient):
-        return _by_matrices(by_matrices, _Problem(window, data, gradient, split=False), bias=bias)
+        return _by_matrices(by_matrices, gradient, bias=bias)
     kernel = kernel_for(module, name, vectors, grouped=weight_group(vectors, gradient) > 1)
     outs, ins = weight_tile(window, data, gradient, vectors)
     # Sums over few areas go on over all blocks, for the final sum over a vector's lanes costs as much as some areas do;
@@ -101,7 +101,7 @@ def backward_weight(
     ):
         out = builder.mul(tile, I64(outs * kernel.channels))
         errors.turn(kernel.place(pointers[1], (first, gradient.size), (out, gradient.area)), band)
-        is_new = builder.icmp_signed("==", builder.or_(first, band), I64(0))
+        is_new = builder.icmp_signed("==", builder.or_(first, band), I64(0)) if problem.split else None
         part = _Part(first, I64(1) if problem.split else blocks, is_new, errors)
         with kernel.loop(full) as input_tile, kernel.loop(window.rows) as row:
             into = builder.mul(input_tile, I64(ins))
@@ -111,25 +111,25 @@ def backward_weight(
                 _tile(kernel, problem, part, pointers, (out, I64(full * ins), row), (outs, data.channels % ins))
         if bias:
             with builder.if_then(builder.icmp_signed("==", band, I64(0))):
-                _bias(kernel, problem, part, (pointers[1], kernel.argument(6)), out, outs * kernel.channels)
+                start = kernel.place(pointers[1], (first, gradient.size))
+                of_tile = out, outs * kernel.channels
+                backward_bias(kernel, gradient, (start, part.blocks), kernel.argument(6), of_tile, is_new)
     kernel.finish()
     return gradient.channels // (outs * kernel.channels)
 
 
-def _by_matrices(made: matrices.Gradient, problem: _Problem, *, bias: bool) -> int:
+def _by_matrices(made: matrices.Gradient, gradient: Plane, *, bias: bool) -> int:
     """The same by products of matrices."""
     kernel, products, channels = made
-    builder, blocks = kernel.builder, kernel.scalar(kernel.argument(5), I64)
-    whole = InPlace(kernel, problem.gradient, problem.gradient.rows)
-    part = _Part(I64(0), blocks, builder.icmp_signed("==", blocks, blocks), whole)
+    blocks = kernel.scalar(kernel.argument(5), I64)
     with kernel.loop(kernel.number(4), kernel.number(3)) as tile:
         products.emit(tile, blocks)
         if bias:
-            out = builder.mul(tile, I64(channels))
-            _bias(kernel, problem, part, (kernel.argument(1), kernel.argument(6)), out, channels)
+            out = kernel.builder.mul(tile, I64(channels))
+            backward_bias(kernel, gradient, (kernel.argument(1), blocks), kernel.argument(6), (out, channels))
     products.release()
     kernel.finish()
-    return problem.gradient.channels // channels
+    return gradient.channels // channels
 
 
 def _tile(
@@ -170,11 +170,15 @@ def _tile(
     corner = kernel.at(
         pointers[2], (out, data.channels * size_of_filter), (into, size_of_filter), (row, window.columns)
     )
-    _write(kernel, problem, part, corner, {key: total.get() for key, total in sums.items()})
+    _write(kernel, problem, part.is_new, corner, {key: total.get() for key, total in sums.items()})
 
 
 def _write(
-    kernel: Kernel, problem: _Problem, part: _Part, corner: Value, sums: Mapping[tuple[int, int, int], Value]
+    kernel: Kernel,
+    problem: _Problem,
+    is_new: Value | None,
+    corner: Value,
+    sums: Mapping[tuple[int, int, int], Value],
 ) -> None:
     """Sum over the lanes, and write what lies side by side together."""
     by_place: dict[int, Value] = {}
@@ -185,40 +189,8 @@ def _write(
     for numbers in lane_sums(kernel.builder, [by_place[place] for place in places]):
         for run in consecutive(places[: numbers.type.count]):
             value = shuffled(kernel.builder, numbers, numbers, [places.index(place) for place in run])
-            _add(kernel, kernel.at(corner, run[0]), value, problem, part.is_new)
+            accumulate(kernel, kernel.at(corner, run[0]), value, is_new)
         places = places[numbers.type.count :]
-
-
-def _add(kernel: Kernel, slot: Value, value: Value, problem: _Problem, is_new: Value) -> None:
-    """Write the first part's sums, add the others'."""
-    if problem.split:
-        there = kernel.builder.load(slot, typ=value.type, align=4)
-        before = kernel.builder.select(is_new, filled(value.type, 0.0), there)
-        value = kernel.builder.fadd(before, value)
-    kernel.builder.store(value, slot, align=4)
-
-
-def _bias(
-    kernel: Kernel, problem: _Problem, part: _Part, pointers: tuple[Value, Value], out: Value, channels: int
-) -> None:
-    """Sum a tile's gradient right after its weights', while it is in the cache."""
-    gradient, (source, result) = problem.gradient, pointers
-    start = kernel.place(source, (part.first, gradient.size))
-    with kernel.loop(channels) as o:
-        channel = kernel.builder.add(out, o)
-        corner = kernel.place(start, (channel, gradient.area))
-        totals = [kernel.variable(kernel.constant(0.0)) for _ in range(min(LATENCY, gradient.area))]
-        whole = gradient.area // len(totals) * len(totals)
-        with kernel.loop(part.blocks) as block:
-            begin = kernel.place(corner, (block, gradient.size))
-            with kernel.loop(whole, step=len(totals)) as place:
-                for near, total in enumerate(totals):
-                    total.set(kernel.builder.fadd(total.get(), kernel.load(kernel.place(begin, place, I64(near)))))
-            for near, total in enumerate(totals[: gradient.area - whole], whole):
-                total.set(kernel.builder.fadd(total.get(), kernel.load(kernel.place(begin, I64(near)))))
-        total = reduce(kernel.builder.fadd, [total.get() for total in totals])
-        (sums,) = lane_sums(kernel.builder, [total])
-        _add(kernel, kernel.at(result, (channel, 1)), sums, problem, part.is_new)
 
 
 def consecutive(numbers: Sequence[int]) -> list[list[int]]:

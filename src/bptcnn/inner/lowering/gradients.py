@@ -15,7 +15,10 @@ import torch
 from bptcnn.inner.descent import Descent
 from bptcnn.inner.graph.layers import Conv
 from bptcnn.inner.kernels import descent, parts, weights
+from bptcnn.inner.kernels.winograd.weight_gradient import weight_products, weight_sums
+from bptcnn.inner.kernels.winograd.weight_tiling import WeightShape, weight_shape_of
 from bptcnn.inner.lowering.buffers import Rows
+from bptcnn.inner.lowering.division import chunks_of_sums
 from bptcnn.inner.lowering.program import Call, ranges
 from bptcnn.inner.lowering.writer import Writer, flops
 from bptcnn.inner.tasks.dag import Kind
@@ -56,6 +59,7 @@ class WeightGradients:
         self._later: list[tuple[str, Conv, Rows]] = []
         self._parts: list[tuple[str, torch.Tensor, Rows]] = []
         self._read: list[Rows] = []
+        self._is_odd = False
         self.tasks: list[int] = []
 
     def add(self, layer: Conv, gradient: Rows) -> None:
@@ -75,8 +79,11 @@ class WeightGradients:
         return [*(gradient for _, _, gradient in self._later), *self._read]
 
     def begin(self) -> None:
-        """Behind a barrier that waited for all tasks: what they read is free."""
-        self.tasks, self._read = [], []
+        """Behind a barrier that waited for all tasks: what they read is free.
+
+        The next ones don't wait for the barrier, but for the chains in front of it: so they have rooms of their own.
+        """
+        self.tasks, self._read, self._is_odd = [], [], not self._is_odd
 
     def write(self, after: tuple[int, ...]) -> None:
         """Write the tasks of all layers that wait for the chains.
@@ -84,22 +91,52 @@ class WeightGradients:
         Args:
             after: tasks with which their outputs' gradient is complete.
         """
+        vectors = self._buffers.vectors
         for name, layer, gradient in self._later:
-            kernel, tiles = self._kernel(layer)
-            data, bias = self._buffers.values[layer.inputs[0]], layer.module.bias
-            fixed = data.address, gradient.address, self._gradient_of(layer.module.weight).data_ptr()
-            of_bias = 0 if bias is None else self._gradient_of(bias).data_ptr()
-            samples = self._buffers.num_blocks * self._buffers.width
-            for part, (first, last) in enumerate(ranges(tiles, WEIGHT_TASKS * self._writer.num_lanes)):
-                share = (last - first) / tiles
-                calls = [Call(kernel, (*fixed, first, last, self._buffers.blocks.ctypes.data, of_bias))]
-                for parameter in (layer.module.weight, bias):
-                    size = 0 if parameter is None else parameter.numel() // tiles
-                    calls += self.moves(parameter, first * size, last * size)
-                num_bytes = self._num_bytes(samples, layer.data.size + share * layer.shape.size)
-                self._task(name, part, after, calls, share * flops(layer) * samples, num_bytes)
+            if shape := weight_shape_of(vectors, layer.window, layer.data, layer.shape):
+                self._by_points(name, layer, gradient, shape, after)
+            else:
+                self._by_channels(name, layer, gradient, after)
             self._read.append(gradient)
         self._later = []
+
+    def _by_channels(self, name: str, layer: Conv, gradient: Rows, after: tuple[int, ...]) -> None:
+        """Tasks that make the gradient of some output channels."""
+        kernel, tiles = self._kernel(layer)
+        fixed, of_bias = self._addresses(layer, gradient)
+        for part, (first, last) in enumerate(ranges(tiles, WEIGHT_TASKS * self._writer.num_lanes)):
+            share = (last - first) / tiles
+            calls = [Call(kernel, (*fixed, first, last, self._buffers.blocks.ctypes.data, of_bias))]
+            calls += self._all_moves(layer, tiles, first, last)
+            num_bytes = self._num_bytes(self._samples, layer.data.size + share * layer.shape.size)
+            self._task(name, part, after, calls, share * flops(layer) * self._samples, num_bytes)
+
+    def _by_points(self, name: str, layer: Conv, gradient: Rows, shape: WeightShape, after: tuple[int, ...]) -> None:
+        """Tasks that make the products at some points for some blocks, then those that sum them up."""
+        buffers, lanes = self._buffers, self._writer.num_lanes
+        size = shape.points * layer.data.channels * layer.shape.channels
+        moved = self._num_bytes(self._samples, layer.data.size + layer.shape.size)
+        wanted = WEIGHT_TASKS * lanes if lanes > 1 else 1
+        parts, several = chunks_of_sums(shape.parts, buffers.num_blocks, wanted, moved, 4.0 * size)
+        chunks = [(first, min(first + several, buffers.num_blocks)) for first in range(0, buffers.num_blocks, several)]
+        rooms = buffers.scratch(2 * len(self._read) + self._is_odd, len(chunks) * size)
+        kernel, every = self._use(weight_products, shape, layer.window.padding, layer.data, layer.shape)
+        blocks, made = buffers.blocks.ctypes.data, list[int]()
+        for chunk, (start, end) in enumerate(chunks):
+            source = buffers.values[layer.inputs[0]].address, gradient.address, rooms.address + 4 * chunk * size
+            for first, last in ranges(every, parts):
+                share = (last - first) / every * (end - start) / buffers.num_blocks
+                call = Call(kernel, (*source, first, last, blocks, start, end))
+                work = share * flops(layer) * self._samples
+                made.append(self._task(name, len(made), after, [call], work, share * parts * moved))
+        kernel, groups = self._use(
+            weight_sums, shape.size, several, layer.data, layer.shape, bias=layer.module.bias is not None
+        )
+        fixed, of_bias = self._addresses(layer, gradient)
+        for part, (first, last) in enumerate(ranges(groups, lanes), len(made)):
+            calls = [Call(kernel, (rooms.address, *fixed[1:], first, last, blocks, of_bias))]
+            calls += self._all_moves(layer, groups, first, last)
+            self._task(name, part, tuple(made), calls, 0.0, 4.0 * size * len(chunks) * (last - first) / groups)
 
     def finish(self, after: tuple[int, ...]) -> None:
         """Write the last tasks.
@@ -113,6 +150,24 @@ class WeightGradients:
             target, blocks = self._gradient_of(parameter).data_ptr(), self._buffers.blocks.ctypes.data
             calls = [Call(kernel, (rows.address, target, blocks)), *self.moves(parameter, 0, parameter.numel())]
             self._task(name, part, after, calls, 0.0, float(rows.array.nbytes))
+
+    def _addresses(self, layer: Conv, gradient: Rows) -> tuple[tuple[int, int, int], int]:
+        """Of data, the outputs' gradient and that of the weights; and of that of the bias."""
+        weight, bias = layer.module.weight, layer.module.bias
+        fixed = self._buffers.values[layer.inputs[0]].address, gradient.address, self._gradient_of(weight).data_ptr()
+        return fixed, 0 if bias is None else self._gradient_of(bias).data_ptr()
+
+    def _all_moves(self, layer: Conv, tiles: int, first: int, last: int) -> list[Call]:
+        """The update of some tiles of a layer's weights and bias."""
+        calls = []
+        for parameter in (layer.module.weight, layer.module.bias):
+            size = 0 if parameter is None else parameter.numel() // tiles
+            calls += self.moves(parameter, first * size, last * size)
+        return calls
+
+    @property
+    def _samples(self) -> int:
+        return self._buffers.num_blocks * self._buffers.width
 
     def moves(self, parameter: torch.Tensor | None, first: int, last: int) -> list[Call]:
         """The update of some numbers of a parameter, if it moves.
@@ -151,6 +206,7 @@ class WeightGradients:
 
     def _task(
         self, name: str, part: int, after: tuple[int, ...], calls: list[Call], work: float, num_bytes: float
-    ) -> None:
+    ) -> int:
         before = (*after, *self._loss)
         self.tasks.append(self._writer.chains.task(Kind.BACKWARD_WEIGHT, name, part, before, calls, work, num_bytes))
+        return self.tasks[-1]

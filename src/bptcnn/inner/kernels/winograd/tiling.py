@@ -103,16 +103,14 @@ def shape_of(vectors: Vectors, window: Window, data: Plane, out: Plane, *, turne
         Shape(size=3, down=16, across=16, band=1, channels=4, wide=6, groups=1)
         >>> shape_of(Vectors(16, 32), Window(3, 3, padding=1), Plane(3, 32, 32), Plane(8, 32, 32))
     """
-    if vectors.bf16 or vectors.channels > 1 or window.stride > 1:
-        return None
-    if window.rows != window.columns or window.rows not in POINTS or window.padding >= window.rows:
+    if not fits(vectors, window):
         return None
     summed, made = (out.channels, data.channels) if turned else (data.channels, out.channels)
     points, num_bytes = form_of(window.rows).points ** 2, vectors.width * vectors.num_bytes
     down, across = tiles(out.rows, OUTPUTS), tiles(out.columns, OUTPUTS)
     if 4 * points * summed * made > TABLE_BYTES:
         return None
-    if _plain(window, data, out) < WORTH * _work(window.rows, data.channels, out.channels, down * across):
+    if plain_work(window, data, out) < WORTH * _work(window.rows, data.channels, out.channels, down * across):
         return None
     row = points * summed * across * num_bytes
     if row > ROW_BYTES:
@@ -125,8 +123,26 @@ def shape_of(vectors: Vectors, window: Window, data: Plane, out: Plane, *, turne
     return Shape(window.rows, down, across, band, channels, wide, groups)
 
 
-def _plain(window: Window, data: Plane, out: Plane) -> int:
-    """Multiply-adds for one sample, what meets the padding left out."""
+def fits(vectors: Vectors, window: Window) -> bool:
+    """Whether minimal filtering can make a convolution and its gradients.
+
+    Args:
+        vectors: the registers and what they hold: as many samples as lanes.
+        window: of the convolution.
+    """
+    if vectors.bf16 or vectors.channels > 1 or window.stride > 1:
+        return False
+    return window.rows == window.columns and window.rows in POINTS and window.padding < window.rows
+
+
+def plain_work(window: Window, data: Plane, out: Plane) -> int:
+    """Multiply-adds for one sample the plain way, what meets the padding left out.
+
+    Args:
+        window: of the convolution.
+        data: what it sees.
+        out: what it makes.
+    """
 
     def seen(size: int, inputs: int, outputs: int) -> int:
         (taps,) = forward_taps(size, 1, window.padding)
