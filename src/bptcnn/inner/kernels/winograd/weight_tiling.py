@@ -28,7 +28,7 @@ FEW_POINTS = 3
 MOST_CHANNELS = 12
 """Of data whose sums are in registers at a time."""
 
-WORTH = 1.15
+WORTH = 1.3
 """So many times the work must the plain way take."""
 
 
