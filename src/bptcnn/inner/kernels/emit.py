@@ -178,6 +178,18 @@ class Function:
         """A value that loops change."""
         return Variable(self, value)
 
+    def room(self, count: int, kind: Value) -> Value:
+        """Memory on the stack.
+
+        Args:
+            count: of what is stored there.
+            kind: its type; memory begins on its boundary.
+        """
+        with self.builder.goto_block(self.entry):
+            memory = self.builder.alloca(kind, count)
+        memory.type = PTR  # as all pointers here: of whatever is stored there
+        return memory
+
     def at(self, pointer: Value, *terms: Term | Value, kind: Value = F32) -> Value:
         """The address of a number.
 

@@ -36,7 +36,7 @@ from bptcnn.inner.lowering.gradients import WeightGradients
 from bptcnn.inner.lowering.program import Call
 from bptcnn.inner.lowering.writer import Writer, flops, label
 
-HEAVY_FLOPS = 1e8
+LONG_FLOPS = 1e8
 """What takes a lane about a millisecond: long enough for others to do something else while the last block is at it."""
 
 
@@ -101,7 +101,7 @@ class Backward:
         (value,) = layer.inputs
         if value not in self._trained:
             return
-        if self._uncut and flops(layer) * self._buffers.width > HEAVY_FLOPS:
+        if self._uncut and flops(layer) * self._buffers.width > LONG_FLOPS:
             self._weights.write(self._writer.chains.close())
         before, data, target = self._gradients.get(value), self._buffers.values[value], self._room(layer.data)
         last = self._left[value] == 1

@@ -16,7 +16,7 @@ from llvmlite import ir
 from bptcnn.inner.kernels.bf16 import WORDS, FullBf16Kernel
 from bptcnn.inner.kernels.emit import F32, I64, Value
 from bptcnn.inner.kernels.matrices.full_unfolding import ZEROS, FullUnfolding
-from bptcnn.inner.kernels.matrices.registers import LINE, room
+from bptcnn.inner.kernels.matrices.registers import LINE
 from bptcnn.inner.kernels.matrices.sums import FilterRow, MatrixSums
 from bptcnn.inner.kernels.matrices.tiling import Tile, band_rows, seen_rows
 from bptcnn.inner.kernels.shape import ROW_BYTES, SIDE, Taps, alike, tiles
@@ -62,14 +62,14 @@ class FullConv:
         self._kernel, self._spec, self._shape, self._unfolded = kernel, spec, shape, unfolded
         self._whole = MatrixSums(kernel, spec, shape)
         self._pointers, self._matrices = self._whole.pointers, self._whole.matrices
-        self._sums = room(kernel, SIDE * HALVES)
+        self._sums = kernel.room(SIDE * HALVES, LINE)
 
     def emit(self) -> int:
         """Emit it; returns the tiles of channels."""
         kernel, spec, builder = self._kernel, self._spec, self._kernel.builder
         first, last = kernel.number(6), kernel.number(7)
         most = max(self._rows_of(down) for down in spec.down)
-        memory = room(kernel, max(1, most * spec.data.columns * spec.data.channels), WORDS)
+        memory = kernel.room(max(1, most * spec.data.columns * spec.data.channels), WORDS)
         for down, across in product(spec.down, spec.across):
             num_rows, num_columns = down.count(spec.out.rows), across.count(spec.out.columns)
             if not num_rows or not num_columns:

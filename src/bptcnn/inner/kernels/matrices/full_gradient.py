@@ -6,7 +6,6 @@ from bptcnn.inner.kernels.bf16 import FLOATS, FullBf16Kernel
 from bptcnn.inner.kernels.emit import I64, Value
 from bptcnn.inner.kernels.matrices.full_unfolding import ZEROS, FullUnfolding
 from bptcnn.inner.kernels.matrices.gradient import MANY_AREAS, PAIRS, MatrixGradient, Meeting
-from bptcnn.inner.kernels.matrices.registers import room
 from bptcnn.inner.kernels.matrices.tiling import WeightTile
 from bptcnn.inner.kernels.shape import ROW_BYTES, SIDE, Plane, Window
 from bptcnn.inner.kernels.shuffles import square
@@ -34,10 +33,10 @@ class FullGradient(MatrixGradient):
         unfolded: tuple[FullUnfolding, Plane] | None = None,
     ) -> None:
         super().__init__(kernel, window, data, gradient, shape, split=gradient.area >= MANY_AREAS)
-        self._turned = room(kernel, shape.rows * gradient.columns * shape.outs * PAIRS, FLOATS)
+        self._turned = kernel.room(shape.rows * gradient.columns * shape.outs * PAIRS, FLOATS)
         self._unfolded = unfolded[0] if unfolded else None
         self._folded = unfolded[1] if unfolded else data
-        self._seen = room(kernel, shape.rows * data.columns * data.channels, FLOATS) if unfolded else None
+        self._seen = kernel.room(shape.rows * data.columns * data.channels, FLOATS) if unfolded else None
 
     @property
     def _inputs(self) -> int:

@@ -13,7 +13,7 @@ from itertools import product
 
 from bptcnn.inner.kernels.bf16 import FLOATS, Bf16Kernel
 from bptcnn.inner.kernels.emit import I64, Value
-from bptcnn.inner.kernels.matrices.registers import Matrices, room
+from bptcnn.inner.kernels.matrices.registers import Matrices
 from bptcnn.inner.kernels.matrices.tiling import WeightTile
 from bptcnn.inner.kernels.shape import ROW_BYTES, SIDE, Plane, Window, tiles
 from bptcnn.inner.kernels.shuffles import filled, transposed
@@ -65,8 +65,8 @@ class MatrixGradient(ABC):
         self._kernel, self._window, self._data, self._gradient, self._shape = kernel, window, data, gradient, shape
         self._taps, self._split = window.rows * window.columns, split
         self._matrices = Matrices(kernel, 2 * PAIRS)
-        self._sums = room(kernel, data.channels * self._taps * shape.outs, FLOATS)
-        self._part = room(kernel, SIDE, FLOATS)
+        self._sums = kernel.room(data.channels * self._taps * shape.outs, FLOATS)
+        self._part = kernel.room(SIDE, FLOATS)
 
     @abstractmethod
     def _bring(self, tile: Value, block: Value, first: Value, last: Value) -> None:

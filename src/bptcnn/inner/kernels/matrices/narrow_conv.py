@@ -16,7 +16,7 @@ from bptcnn.inner.kernels.bf16 import FLOATS, I16, Bf16Kernel
 from bptcnn.inner.kernels.emit import I64, Value
 from bptcnn.inner.kernels.matrices.lines import Lines, lines_of, runs, side_by_side, span_of
 from bptcnn.inner.kernels.matrices.narrow_rows import NarrowUnfolding, Reader, each_run
-from bptcnn.inner.kernels.matrices.registers import LINE, room
+from bptcnn.inner.kernels.matrices.registers import LINE
 from bptcnn.inner.kernels.matrices.sums import FilterRow, MatrixSums
 from bptcnn.inner.kernels.matrices.tiling import Tile, narrow_bytes, narrow_rows, seen_rows
 from bptcnn.inner.kernels.shape import FACTORS, ROW_BYTES, SIDE, Plane, Taps, Vectors, Window, tiles
@@ -73,8 +73,8 @@ class NarrowConv:
         self._whole = MatrixSums(kernel, spec, shape)
         problem = vectors, spec.down, spec.across, spec.data, spec.out
         self._rows = narrow_rows(*problem)
-        self._memory = room(kernel, max(1, tiles(narrow_bytes(self._rows, *problem), ROW_BYTES)))
-        self._sum = room(kernel, SIDE)
+        self._memory = kernel.room(max(1, tiles(narrow_bytes(self._rows, *problem), ROW_BYTES)), LINE)
+        self._sum = kernel.room(SIDE, LINE)
         self._unfolded = (
             NarrowUnfolding(kernel, vectors, *unfolded, spec.data.columns, self._rows) if unfolded else None
         )

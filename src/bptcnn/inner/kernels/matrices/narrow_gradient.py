@@ -12,7 +12,6 @@ from bptcnn.inner.kernels.emit import I64, Value
 from bptcnn.inner.kernels.matrices.gradient import MANY_AREAS, PAIRS, MatrixGradient, Meeting
 from bptcnn.inner.kernels.matrices.lines import span_of
 from bptcnn.inner.kernels.matrices.narrow_rows import Copy, NarrowUnfolding
-from bptcnn.inner.kernels.matrices.registers import room
 from bptcnn.inner.kernels.matrices.tiling import WeightTile, reaches, seen_rows
 from bptcnn.inner.kernels.shape import ROW_BYTES, SIDE, Plane, Vectors, Window, forward_taps
 from bptcnn.inner.kernels.shuffles import square
@@ -46,7 +45,7 @@ class NarrowGradient(MatrixGradient):
         super().__init__(kernel, window, data, gradient, shape, split=split)
         self._lines, self._count = reaches(vectors, window, gradient)
         (self._down,) = forward_taps(window.rows, window.stride, window.padding)
-        self._turned = room(kernel, shape.rows * self._count * shape.outs * PAIRS, FLOATS)
+        self._turned = kernel.room(shape.rows * self._count * shape.outs * PAIRS, FLOATS)
         self._seen = Copy(kernel, vectors, data, self._lines, seen_rows(shape.rows, self._down, data))
         self._folded = unfolded[1] if unfolded else data
         self._unfolded = (

@@ -10,7 +10,7 @@ from llvmlite import ir
 from bptcnn.inner.kernels.bf16 import I16, Bf16Kernel
 from bptcnn.inner.kernels.emit import I64, Value
 from bptcnn.inner.kernels.matrices.lines import Lines, lines_of, runs, span_of
-from bptcnn.inner.kernels.matrices.registers import room
+from bptcnn.inner.kernels.matrices.registers import LINE
 from bptcnn.inner.kernels.shape import ROW_BYTES, Plane, Vectors, Window, forward_taps, tiles
 from bptcnn.inner.kernels.shuffles import shuffled
 
@@ -103,7 +103,7 @@ class Copy:
         self._size = 2 * span_of(vectors)
         self._nothing = ir.Constant(ir.VectorType(I16, vectors.width), [0] * vectors.width)
         self._row_places = lines.size * data.channels
-        self._memory = room(kernel, tiles(rows * self._row_places * vectors.width * vectors.num_bytes, ROW_BYTES))
+        self._memory = kernel.room(tiles(rows * self._row_places * vectors.width * vectors.num_bytes, ROW_BYTES), LINE)
         self._first: Value = None
 
     def bring(self, source: Value, first: Value, last: Value) -> None:

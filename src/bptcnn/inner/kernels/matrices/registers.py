@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from bptcnn.inner.kernels.emit import I64, PTR, Function, Value
+from bptcnn.inner.kernels.emit import I64, Function, Value
 from bptcnn.inner.kernels.shape import FACTORS, ROW_BYTES, SIDE, SUMS
 
 I8 = ir.IntType(8)
@@ -35,7 +35,7 @@ class Matrices:
         columns = [ROW_BYTES] * SUMS + [2 * depth] * FACTORS + [ROW_BYTES] * FACTORS
         rows = [SIDE] * (SUMS + FACTORS) + [depth // 2] * FACTORS
         shapes = [_PALETTE, *[0] * 15, *(byte for count in columns for byte in (count, 0)), *[0] * 16, *rows, *[0] * 8]
-        memory = room(kernel, 1)
+        memory = kernel.room(1, LINE)
         kernel.builder.store(ir.Constant(LINE, [I8(byte) for byte in shapes]), memory, align=1)
         self._call("ldtilecfg", memory)
 
@@ -99,17 +99,3 @@ class Matrices:
 
     def _call(self, name: str, *operands: Value) -> None:
         self._kernel.instruction(f"llvm.x86.{name}", ir.VoidType(), *operands)
-
-
-def room(kernel: Function, lines: int, kind: Value = LINE) -> Value:
-    """Memory on the stack.
-
-    Args:
-        kernel: whose stack.
-        lines: of 64 bytes each, on their boundary.
-        kind: what is stored in a line.
-    """
-    with kernel.builder.goto_block(kernel.entry):
-        memory = kernel.builder.alloca(kind, lines)
-    memory.type = PTR  # as all pointers here: of whatever is stored there
-    return memory

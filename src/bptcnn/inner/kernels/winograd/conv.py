@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bptcnn.inner.kernels.emit import I64, Value
-from bptcnn.inner.kernels.matrices.registers import room
 from bptcnn.inner.kernels.shape import Window
 from bptcnn.inner.kernels.sums import Pointers, Sum, finish
 from bptcnn.inner.kernels.vectors import Kernel
@@ -28,7 +27,7 @@ class Convolution:
         self._form = form_of(window.rows)
         self._pointers = Pointers(*(kernel.argument(place) for place in range(6)))
         self._data = Transform(kernel, shape, spec.data, transposed(self._form.data), window.padding)
-        self._sums = room(kernel, shape.sums, kernel.vector)
+        self._sums = kernel.room(shape.sums, kernel.vector)
 
     def emit(self) -> int:
         """Emit it; returns the parts."""

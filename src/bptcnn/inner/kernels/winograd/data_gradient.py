@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bptcnn.inner.kernels.emit import I64, Term, Value
-from bptcnn.inner.kernels.matrices.registers import room
 from bptcnn.inner.kernels.shape import Window
 from bptcnn.inner.kernels.sums import Pointers, Sum, finish
 from bptcnn.inner.kernels.vectors import Kernel
@@ -28,10 +27,10 @@ class DataGradient:
         self._form = form_of(window.rows)
         self._pointers = Pointers(*(kernel.argument(place) for place in range(6)))
         self._errors = Transform(kernel, shape, spec.data, self._form.outputs, 0)
-        self._sums = room(kernel, shape.sums, kernel.vector)
+        self._sums = kernel.room(shape.sums, kernel.vector)
         # Of one channel, all that a row of tiles touches.
         self._columns = max(OUTPUTS * (shape.across - 1) + self._form.points, spec.out.columns + window.padding)
-        self._patch = room(kernel, self._form.points * self._columns, kernel.vector)
+        self._patch = kernel.room(self._form.points * self._columns, kernel.vector)
 
     def emit(self) -> int:
         """Emit it; returns the parts."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bptcnn.inner.kernels.emit import I64, Value
-from bptcnn.inner.kernels.matrices.registers import room
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.kernels.shuffles import transposed
 from bptcnn.inner.kernels.vectors import Kernel
@@ -35,9 +34,9 @@ class Points:
         self._kernel, self._shape, self._plane, self._matrix = kernel, shape, plane, matrix
         self._padding, self._together = padding, together
         self._width = OUTPUTS * (shape.across - 1) + len(matrix[0])
-        self.memory = room(kernel, shape.along * self.apart, kernel.vector)
-        self._columns = room(kernel, together * self._width, kernel.vector)
-        self._nothing = room(kernel, plane.columns, kernel.vector)
+        self.memory = kernel.room(shape.along * self.apart, kernel.vector)
+        self._columns = kernel.room(together * self._width, kernel.vector)
+        self._nothing = kernel.room(plane.columns, kernel.vector)
         for zeros, count in ((self._columns, together * self._width), (self._nothing, plane.columns)):
             with kernel.loop(count) as place:
                 kernel.store(kernel.constant(0.0), kernel.place(zeros, place))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bptcnn.inner.kernels.emit import I64, Function, Value
-from bptcnn.inner.kernels.matrices.registers import room
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.kernels.shuffles import filled
 from bptcnn.inner.kernels.vectors import Kernel
@@ -59,9 +58,9 @@ class Transform:
         self._kernel, self._shape, self._plane, self._matrix, self._padding = kernel, shape, plane, matrix, padding
         self._points, self._reach = len(matrix), len(matrix[0])
         self._width = OUTPUTS * (shape.across - 1) + self._reach
-        self.memory = room(kernel, shape.points * shape.apart(plane.channels), kernel.vector)
-        self._columns = room(kernel, self._width * self._points, kernel.vector)
-        self._nothing = room(kernel, plane.columns, kernel.vector)
+        self.memory = kernel.room(shape.points * shape.apart(plane.channels), kernel.vector)
+        self._columns = kernel.room(self._width * self._points, kernel.vector)
+        self._nothing = kernel.room(plane.columns, kernel.vector)
         with kernel.loop(plane.columns) as column:
             kernel.store(kernel.constant(0.0), kernel.place(self._nothing, column))
         with kernel.loop(self._width * self._points) as place:
