@@ -134,6 +134,16 @@ FILTERED_CASES = [  # by minimal filtering
     Case(Window(5, 5, padding=4), Plane(32, 16, 14), 32),
 ]
 
+SEVERAL_CASES = [  # of neighbouring tiles in a register
+    Case(Window(3, 3, padding=1), Plane(48, 12, 16), 64),
+    Case(Window(3, 3), Plane(48, 11, 18), 64),
+    Case(Window(3, 3, padding=2), Plane(64, 12, 29), 48),
+    Case(Window(3, 3, padding=1), Plane(96, 20, 31), 32),
+    Case(Window(5, 5), Plane(32, 12, 20), 34),
+    Case(Window(5, 5, padding=2), Plane(34, 13, 15), 32),
+    Case(Window(5, 5, padding=3), Plane(34, 12, 14), 32),
+]
+
 NARROW_CASES = [  # columns that fill matrices, and that do not
     Case(Window(3, 3, padding=1), Plane(32, 6, 14), 64),
     Case(Window(3, 3, padding=1), Plane(16, 5, 7), 48),
@@ -278,6 +288,7 @@ def test_a_convolution_worked_out_by_hand() -> None:
         *product(KINDS[:1], CASES),
         *product(KINDS[:1], FILTERED_CASES),
         *product(KINDS[1:], FILTERED_CASES[3:5]),
+        *product(GROUPS, SEVERAL_CASES),
         *product(KINDS[1:3], [CASES[place] for place in (0, 3, 6, 8, 9, 10, 12)]),
         *product(GROUPS[:1], [*CASES[:3], *CASES[6:13]]),
         *product(GROUPS[1:], [CASES[place] for place in (1, 2, 6, 11)]),
@@ -302,9 +313,11 @@ def test_a_convolution_and_its_gradients_are_those_of_pytorch(vectors: Vectors, 
     assert error(bias, of_bias) <= TOLERANCE
 
 
-@pytest.mark.parametrize("case", FILTERED_CASES, ids=str)
-def test_the_cases_for_minimal_filtering_are_made_by_it(case: Case) -> None:
-    assert all(shape_of(WIDE, case.window, case.data, case.out, turned=turned) for turned in (False, True))
+@pytest.mark.parametrize(
+    ("vectors", "case"), [*product([WIDE], FILTERED_CASES), *product(GROUPS, SEVERAL_CASES)], ids=str
+)
+def test_the_cases_for_minimal_filtering_are_made_by_it(vectors: Vectors, case: Case) -> None:
+    assert all(shape_of(vectors, case.window, case.data, case.out, turned=turned) for turned in (False, True))
 
 
 @each_width

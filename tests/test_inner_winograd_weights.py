@@ -106,6 +106,10 @@ CASES = [
     (AVX, Window(5, 5), Plane(16, 12, 13), 32),
     (AVX, Window(5, 5, padding=4), Plane(64, 18, 20), 64),
     (NEON, Window(3, 3), Plane(24, 11, 10), 40),
+    (GROUPS[0], SAME, Plane(64, 14, 15), 64),  # several tiles in a register
+    (GROUPS[1], Window(5, 5, padding=2), Plane(48, 15, 16), 48),
+    (GROUPS[2], Window(3, 3), Plane(40, 12, 27), 48),
+    (GROUPS[2], Window(5, 5, padding=4), Plane(40, 16, 20), 48),
     (SSE, Window(5, 5, padding=2), Plane(49, 13, 13), 52),
 ]
 
@@ -152,7 +156,7 @@ def test_however_points_are_divided_the_bits_are_the_same(case: tuple[Vectors, W
         (AVX, SAME, Plane(64, 32, 32), 12),  # that do not fill registers
         (AVX, SAME, Plane(64, 1, 1), 64),  # most of a tile would be thrown away
         (AVX512, SAME, Plane(512, 224, 224), 512),  # neither cache nor stack would hold a row
-        (GROUPS[0], SAME, Plane(64, 32, 32), 64),
+        (GROUPS[0], SAME, Plane(64, 2, 2), 64),  # of a register with four tiles one would be needed
         (Vectors(16, 32, bf16=True), SAME, Plane(64, 32, 32), 64),
     ],
 )
@@ -162,7 +166,7 @@ def test_other_gradients_are_made_the_plain_way(vectors: Vectors, window: Window
 
 @settings(max_examples=200)
 @given(
-    st.sampled_from(KINDS),
+    st.sampled_from((*KINDS, *GROUPS)),
     st.sampled_from([(size, padding) for size in (3, 5) for padding in range(size)]),
     st.integers(16, 520),
     st.integers(1, 32),
@@ -178,9 +182,9 @@ def test_shapes_fit_what_they_are_made_for(
     if shape is None:
         return
     assert 2 * (shape.down - 1) < out.rows <= 2 * shape.down
-    assert 2 * (shape.across - 1) < out.columns <= 2 * shape.across
+    assert 2 * (shape.across - 1) < out.columns / vectors.channels <= 2 * shape.across
     assert (shape.size + 1) % shape.along == 0
     assert shape.groups * shape.channels + shape.groups < vectors.registers
-    of_tile = shape.along * (ins + out.channels) * vectors.width * 4
+    of_tile = shape.along * (ins + out.channels) * vectors.lanes * 4
     assert shape.tiles * of_tile <= MOST_BYTES
     assert shape.rows == 1 or shape.tiles * of_tile <= PANEL_BYTES or (shape.rows - 1) * shape.across < LEAST_TILES

@@ -209,10 +209,10 @@ class Function:
         to_be_read, to_be_kept, data = I32(0), I32(3), I32(1)
         self.instruction("llvm.prefetch.p0", ir.VoidType(), pointer, to_be_read, to_be_kept, data)
 
-    def anew(self, pointer: Value) -> Value:
-        """The same address, which the compiler takes for another: what was loaded from there is loaded again."""
-        nothing = ir.InlineAsm(ir.FunctionType(PTR, [PTR]), "", "=r,0")
-        return self.builder.call(nothing, [pointer])
+    def anew(self, place: Value) -> Value:
+        """The same address or index, which the compiler takes for another: what was loaded there is loaded again."""
+        kind = I64 if place.type == I64 else PTR
+        return self.builder.call(ir.InlineAsm(ir.FunctionType(kind, [kind]), "", "=r,0"), [place])
 
     def scalar(self, pointer: Value, kind: Value = F32) -> Value:
         """One number.

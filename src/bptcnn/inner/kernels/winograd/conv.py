@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from bptcnn.inner.kernels.emit import I64, Value
+from bptcnn.inner.kernels.emit import I64, Term, Value
 from bptcnn.inner.kernels.shape import Window
+from bptcnn.inner.kernels.shuffles import part
 from bptcnn.inner.kernels.sums import Pointers, Sum, finish
-from bptcnn.inner.kernels.vectors import Kernel
+from bptcnn.inner.kernels.winograd.combine import combined
 from bptcnn.inner.kernels.winograd.forms import OUTPUTS, form_of, transposed
+from bptcnn.inner.kernels.winograd.kernel import TileKernel
 from bptcnn.inner.kernels.winograd.products import products
+from bptcnn.inner.kernels.winograd.strip import alternating
 from bptcnn.inner.kernels.winograd.tiling import Shape
-from bptcnn.inner.kernels.winograd.transform import Transform, combined
+from bptcnn.inner.kernels.winograd.transform import Transform
 
 
 class Convolution:
@@ -22,7 +25,7 @@ class Convolution:
         shape: of the tiles.
     """
 
-    def __init__(self, kernel: Kernel, window: Window, spec: Sum, shape: Shape) -> None:
+    def __init__(self, kernel: TileKernel, window: Window, spec: Sum, shape: Shape) -> None:
         self._kernel, self._spec, self._shape = kernel, spec, shape
         self._form = form_of(window.rows)
         self._pointers = Pointers(*(kernel.argument(place) for place in range(6)))
@@ -51,15 +54,18 @@ class Convolution:
 
     def _outputs(self, channel: Value, tile: Value, sums: Value) -> None:
         """Of a row of tiles."""
-        kernel, out = self._kernel, self._spec.out
-        whole, rest = divmod(out.columns, OUTPUTS)
-        bias = kernel.by_channel(kernel.at(self._pointers.bias, channel)) if self._spec.bias else None
-        for first, last, columns in ((0, whole, OUTPUTS), (whole, whole + 1, rest)):
-            if first < last and columns:
-                with kernel.loop(last, I64(first)) as x:
-                    self._tile(channel, tile, x, kernel.place(sums, x), columns, bias)
+        kernel, spec = self._kernel, self._spec
+        bias = kernel.scalar(kernel.at(self._pointers.bias, channel)) if spec.bias else None
+        columns = OUTPUTS * kernel.several
+        whole = spec.out.columns // columns
+        if whole:
+            with kernel.loop(whole) as x:
+                self._tiles(channel, tile, x, kernel.place(sums, x), columns, bias)
+        if rest := spec.out.columns % columns:
+            self._tiles(channel, tile, I64(whole), kernel.place(sums, whole), rest, bias)
 
-    def _tile(self, channel: Value, tile: Value, x: Value, sums: Value, columns: int, bias: Value | None) -> None:
+    def _tiles(self, channel: Value, tile: Value, x: Value, sums: Value, columns: int, bias: Value | None) -> None:
+        """Of a register of tiles: so many of its columns."""
         kernel, out, points = self._kernel, self._spec.out, self._form.points
         back = transposed(self._form.outputs)
         halves = []
@@ -68,16 +74,20 @@ class Convolution:
             halves.append(combined(kernel, back, [kernel.load(place) for place in places]))
         for near, along in enumerate(zip(*halves, strict=True)):
             row = kernel.builder.add(kernel.builder.mul(tile, I64(OUTPUTS)), I64(near))
-            values = combined(kernel, back[:columns], along)
+            value = alternating(kernel, combined(kernel, back, along))
+            place = (channel, out.area), (row, out.columns), (x, OUTPUTS * kernel.several)
             if near and out.rows % OUTPUTS:
                 with kernel.builder.if_then(kernel.builder.icmp_signed("<", row, I64(out.rows))):
-                    self._store(values, bias, (channel, row, x))
+                    self._store(value, bias, columns, place)
             else:
-                self._store(values, bias, (channel, row, x))
+                self._store(value, bias, columns, place)
 
-    def _store(self, values: list[Value], bias: Value | None, place: tuple[Value, Value, Value]) -> None:
-        kernel, spec, (channel, row, x) = self._kernel, self._spec, place
-        for near, value in enumerate(values):
-            total = value if bias is None else kernel.builder.fadd(value, bias)
-            places = (channel, spec.out.area), (row, spec.out.columns), (x, OUTPUTS), I64(near)
-            finish(kernel, spec, self._pointers, total, *places)
+    def _store(self, value: Value, bias: Value | None, columns: int, place: tuple[Term, ...]) -> None:
+        kernel, all_columns = self._kernel, OUTPUTS * self._kernel.several
+        size, count = (columns, 1) if columns == all_columns else (1, columns)
+        with kernel.on_maps(size):
+            for near in range(count):
+                total = part(kernel.builder, value, near, size * kernel.width)
+                if bias is not None:
+                    total = kernel.builder.fadd(total, kernel.spread(bias))
+                finish(kernel, self._spec, self._pointers, total, *place, I64(near))

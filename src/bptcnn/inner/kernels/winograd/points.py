@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from bptcnn.inner.kernels.emit import I64, Value
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.kernels.shuffles import transposed
-from bptcnn.inner.kernels.vectors import Kernel
-from bptcnn.inner.kernels.winograd.forms import OUTPUTS, Matrix
-from bptcnn.inner.kernels.winograd.transform import combined
+from bptcnn.inner.kernels.winograd.combine import combined
+from bptcnn.inner.kernels.winograd.forms import Matrix
+from bptcnn.inner.kernels.winograd.kernel import TileKernel
+from bptcnn.inner.kernels.winograd.strip import Strip
 from bptcnn.inner.kernels.winograd.weight_tiling import WeightShape
 
 
@@ -29,17 +30,12 @@ class Points:
     """
 
     def __init__(
-        self, kernel: Kernel, shape: WeightShape, plane: Plane, matrix: Matrix, padding: int, together: int
+        self, kernel: TileKernel, shape: WeightShape, plane: Plane, matrix: Matrix, padding: int, together: int
     ) -> None:
         self._kernel, self._shape, self._plane, self._matrix = kernel, shape, plane, matrix
-        self._padding, self._together = padding, together
-        self._width = OUTPUTS * (shape.across - 1) + len(matrix[0])
+        self._together = together
         self.memory = kernel.room(shape.along * self.apart, kernel.vector)
-        self._columns = kernel.room(together * self._width, kernel.vector)
-        self._nothing = kernel.room(plane.columns, kernel.vector)
-        for zeros, count in ((self._columns, together * self._width), (self._nothing, plane.columns)):
-            with kernel.loop(count) as place:
-                kernel.store(kernel.constant(0.0), kernel.place(zeros, place))
+        self._strip = Strip(kernel, plane, shape.across, len(matrix[0]), padding, together)
 
     @property
     def apart(self) -> int:
@@ -61,11 +57,13 @@ class Points:
         with kernel.loop(count) as row, kernel.loop(plane.channels // self._together) as group:
             index = builder.add(start, row)
             block, tile = builder.udiv(index, I64(shape.down)), builder.urem(index, I64(shape.down))
-            maps = kernel.place(source, (block, plane.size), (group, self._together * plane.area))
+            with kernel.on_maps(1):
+                maps = kernel.place(source, (block, plane.size), (group, self._together * plane.area))
             for a in _chosen(kernel, point, len(self._matrix)):
                 with kernel.loop(self._together) as near:
-                    target = kernel.place(self._columns, (near, self._width), self._padding)
-                    self._along_columns(kernel.place(maps, (near, plane.area)), tile, self._matrix[a], target)
+                    with kernel.on_maps(1):
+                        of_channel = kernel.place(maps, (near, plane.area))
+                    self._strip.fill(of_channel, tile, self._matrix[a : a + 1], near)
             target = kernel.place(
                 self.memory, (group, shape.apart(self._together)), (row, shape.across * self._together)
             )
@@ -74,34 +72,20 @@ class Points:
                 with kernel.loop(shape.across) as x:
                     self._along_rows(x, along, kernel.place(target, (x, self._together)))
 
-    def _along_columns(self, maps: Value, tile: Value, factors: tuple[float, ...], target: Value) -> None:
-        """Of a row of tiles of one channel."""
-        kernel, builder, plane = self._kernel, self._kernel.builder, self._plane
-        rows = []
-        for a, factor in enumerate(factors):
-            if factor:
-                row = builder.add(builder.mul(tile, I64(OUTPUTS)), I64(a - self._padding))
-                inside = builder.icmp_unsigned("<", row, I64(plane.rows))
-                rows.append(builder.select(inside, kernel.place(maps, (row, plane.columns)), self._nothing))
-        used = tuple(factor for factor in factors if factor)
-        with kernel.loop(min(plane.columns, self._width - self._padding)) as x:
-            (value,) = combined(kernel, (used,), [kernel.load(kernel.place(row, x)) for row in rows])
-            kernel.store(value, kernel.place(target, x))
-
     def _along_rows(self, x: Value, along: Matrix, target: Value) -> None:
-        """Of one tile of each channel of a group."""
-        kernel, corner = self._kernel, self._kernel.place(self._columns, (x, OUTPUTS))
+        """Of a register of tiles of each channel of a group."""
+        kernel = self._kernel
         for b, factors in enumerate(along):
             # Loaded again for each point: there are not registers enough to keep them.
-            again, values = kernel.anew(corner), []
+            again, values = kernel.anew(x), []
             for near in range(self._together):
-                seen = [kernel.load(kernel.place(again, near * self._width + k)) for k in range(len(factors))]
+                seen = [self._strip.seen(near, again, k) for k in range(len(factors))]
                 values += combined(kernel, (factors,), seen)
             for place, value in enumerate(transposed(kernel, values)):
                 kernel.store(value, kernel.place(target, b * self.apart + place))
 
 
-def _chosen(kernel: Kernel, index: Value, count: int) -> Iterator[int]:
+def _chosen(kernel: TileKernel, index: Value, count: int) -> Iterator[int]:
     """Emit what follows for each number, to be done if an index is that."""
     for number in range(count):
         with kernel.builder.if_then(kernel.builder.icmp_signed("==", index, I64(number))):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bptcnn.inner.kernels.emit import I64, Value
-from bptcnn.inner.kernels.vectors import Kernel
+from bptcnn.inner.kernels.winograd.kernel import TileKernel
 from bptcnn.inner.kernels.winograd.tiling import Shape
 
 
-def products(kernel: Kernel, shape: Shape, summed: int, weights: Value, data: Value, sums: Value) -> None:
+def products(kernel: TileKernel, shape: Shape, summed: int, weights: Value, data: Value, sums: Value) -> None:
     """Multiply a band's data by the filters of some groups of channels, point by point.
 
     Args:
@@ -37,7 +37,7 @@ def products(kernel: Kernel, shape: Shape, summed: int, weights: Value, data: Va
             of_tiles(I64(whole), rest)
 
 
-def _sums(kernel: Kernel, shape: Shape, size: tuple[int, int], weights: Value, data: Value, target: Value) -> None:
+def _sums(kernel: TileKernel, shape: Shape, size: tuple[int, int], weights: Value, data: Value, target: Value) -> None:
     summed, wide = size
     totals = [[kernel.variable(kernel.constant(0.0)) for _ in range(wide)] for _ in range(shape.channels)]
     with kernel.loop(summed) as s:

@@ -6,8 +6,8 @@ from llvmlite import ir
 
 from bptcnn.inner.kernels.emit import F32, I32, Function
 from bptcnn.inner.kernels.shape import Vectors
+from bptcnn.inner.kernels.winograd.combine import combined
 from bptcnn.inner.kernels.winograd.forms import form_of
-from bptcnn.inner.kernels.winograd.transform import combined
 
 
 def forward(module: ir.Module, name: str, _: Vectors, outs: int, ins: int, size: int, channels: int) -> None:

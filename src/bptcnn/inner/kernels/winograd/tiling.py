@@ -41,10 +41,10 @@ class Shape:
     Attributes:
         size: rows and columns of the filter.
         down: rows of tiles.
-        across: tiles of a row.
+        across: registers of a row: a tile of all samples each, or several tiles of few.
         band: rows of tiles that are multiplied at a time; they divide all.
         channels: that are made, whose sums are in registers; they divide all.
-        wide: tiles whose sums are in registers.
+        wide: registers of tiles whose sums are made at a time.
         groups: of channels for which a band's data is multiplied at a time; they divide all groups.
     """
 
@@ -63,7 +63,7 @@ class Shape:
 
     @property
     def tiles(self) -> int:
-        """Of a band."""
+        """Registers of a band."""
         return self.band * self.across
 
     @property
@@ -106,11 +106,13 @@ def shape_of(vectors: Vectors, window: Window, data: Plane, out: Plane, *, turne
     if not fits(vectors, window):
         return None
     summed, made = (out.channels, data.channels) if turned else (data.channels, out.channels)
-    points, num_bytes = form_of(window.rows).points ** 2, vectors.width * vectors.num_bytes
-    down, across = tiles(out.rows, OUTPUTS), tiles(out.columns, OUTPUTS)
+    points, num_bytes = form_of(window.rows).points ** 2, vectors.lanes * vectors.num_bytes
+    down, across = tiles(out.rows, OUTPUTS), tiles(out.columns, OUTPUTS * vectors.channels)
     if 4 * points * summed * made > TABLE_BYTES:
         return None
-    if plain_work(window, data, out) < WORTH * _work(window.rows, data.channels, out.channels, down * across):
+    if plain_work(window, data, out) < WORTH * _work(
+        window.rows, data.channels, out.channels, down * across * vectors.channels
+    ):
         return None
     row = points * summed * across * num_bytes
     if row > ROW_BYTES:
@@ -127,10 +129,10 @@ def fits(vectors: Vectors, window: Window) -> bool:
     """Whether minimal filtering can make a convolution and its gradients.
 
     Args:
-        vectors: the registers and what they hold: as many samples as lanes.
+        vectors: the registers and what they hold.
         window: of the convolution.
     """
-    if vectors.bf16 or vectors.channels > 1 or window.stride > 1:
+    if vectors.bf16 or window.stride > 1:
         return False
     return window.rows == window.columns and window.rows in POINTS and window.padding < window.rows
 

@@ -6,9 +6,9 @@ from llvmlite import ir
 
 from bptcnn.inner.kernels.shape import Vectors, Window
 from bptcnn.inner.kernels.sums import Sum
-from bptcnn.inner.kernels.vectors import Kernel
 from bptcnn.inner.kernels.winograd.conv import Convolution
 from bptcnn.inner.kernels.winograd.data_gradient import DataGradient
+from bptcnn.inner.kernels.winograd.kernel import TileKernel
 from bptcnn.inner.kernels.winograd.tiling import shape_of
 
 
@@ -26,7 +26,7 @@ def convolution(module: ir.Module, name: str, vectors: Vectors, spec: Sum, windo
         Parts: what the work can be divided by; None if nothing was emitted.
     """
     shape = shape_of(vectors, window, spec.data, spec.out)
-    return Convolution(Kernel(module, name, vectors), window, spec, shape).emit() if shape else None
+    return Convolution(TileKernel(module, name, vectors), window, spec, shape).emit() if shape else None
 
 
 def data_gradient(module: ir.Module, name: str, vectors: Vectors, spec: Sum, window: Window) -> int | None:
@@ -43,4 +43,4 @@ def data_gradient(module: ir.Module, name: str, vectors: Vectors, spec: Sum, win
         Groups of channels: what the work can be divided by; None if nothing was emitted.
     """
     shape = shape_of(vectors, window, spec.out, spec.data, turned=True)
-    return DataGradient(Kernel(module, name, vectors), window, spec, shape).emit() if shape else None
+    return DataGradient(TileKernel(module, name, vectors), window, spec, shape).emit() if shape else None

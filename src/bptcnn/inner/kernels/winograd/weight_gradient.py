@@ -15,11 +15,11 @@ from bptcnn.inner.kernels.bias import accumulate, backward_bias
 from bptcnn.inner.kernels.emit import I64, Value
 from bptcnn.inner.kernels.shape import Plane, Vectors
 from bptcnn.inner.kernels.shuffles import shuffled, transposed
-from bptcnn.inner.kernels.vectors import Kernel
 from bptcnn.inner.kernels.winograd import forms
+from bptcnn.inner.kernels.winograd.combine import combined
 from bptcnn.inner.kernels.winograd.forms import form_of
+from bptcnn.inner.kernels.winograd.kernel import TileKernel
 from bptcnn.inner.kernels.winograd.points import Points
-from bptcnn.inner.kernels.winograd.transform import combined
 from bptcnn.inner.kernels.winograd.weight_tiling import WeightShape
 
 LINE = 16
@@ -46,7 +46,7 @@ def weight_products(
     Returns:
         Parts: what the work can be divided by.
     """
-    kernel, form = Kernel(module, name, vectors), form_of(shape.size)
+    kernel, form = TileKernel(module, name, vectors), form_of(shape.size)
     inputs = Points(kernel, shape, data, forms.transposed(form.data), padding, 1)
     errors = Points(kernel, shape, gradient, form.outputs, 0, vectors.lanes)
     builder, size = kernel.builder, data.channels * gradient.channels
@@ -72,7 +72,7 @@ def weight_products(
 
 
 def _products(
-    kernel: Kernel,
+    kernel: TileKernel,
     shape: WeightShape,
     channels: tuple[int, int],
     factors: tuple[Value, Value],
@@ -111,7 +111,7 @@ def _products(
             of_tile(group, channel, (g, c))
 
 
-def _tiles(kernel: Kernel, total: int, size: int) -> Iterator[tuple[Value, int]]:
+def _tiles(kernel: TileKernel, total: int, size: int) -> Iterator[tuple[Value, int]]:
     """Emit what follows for each tile, given where it begins and its size, then for what is left."""
     if total >= size:
         with kernel.loop(total // size * size, step=size) as first:
@@ -142,7 +142,7 @@ def weight_sums(
     Returns:
         Groups of output channels: what the work can be divided by.
     """
-    kernel, form = Kernel(module, name, vectors), form_of(size)
+    kernel, form = TileKernel(module, name, vectors), form_of(size)
     ins, outs, lanes, taps = data.channels, gradient.channels, vectors.lanes, size * size
     back, points = forms.transposed(form.filters), form.points
     blocks = kernel.scalar(kernel.argument(5), I64)
@@ -164,12 +164,13 @@ def weight_sums(
             _write(kernel, weights, kernel.at(kernel.argument(2), (first, ins * taps), (channel, taps)), ins * taps)
         if bias:
             source = kernel.argument(1), blocks
-            backward_bias(kernel, gradient, source, kernel.argument(6), (first, lanes))
+            with kernel.on_maps(1):
+                backward_bias(kernel, gradient, source, kernel.argument(6), (first, lanes))
     kernel.finish()
     return outs // lanes
 
 
-def _write(kernel: Kernel, weights: list[Value], corner: Value, apart: int) -> None:
+def _write(kernel: TileKernel, weights: list[Value], corner: Value, apart: int) -> None:
     """Write one filter for each lane.
 
     Args:

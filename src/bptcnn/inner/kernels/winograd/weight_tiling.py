@@ -42,7 +42,7 @@ class WeightShape:
     Attributes:
         size: rows and columns of the filter.
         down: rows of tiles.
-        across: tiles of a row.
+        across: registers of a row: a tile of all samples each, or several tiles of few.
         rows: of tiles, of whichever block, that are multiplied at a time: a panel.
         along: points of a part; they divide those of a row.
         groups: of output channels, a register each, whose sums are made at a time.
@@ -69,7 +69,7 @@ class WeightShape:
 
     @property
     def tiles(self) -> int:
-        """Of a panel."""
+        """Registers of a panel."""
         return self.rows * self.across
 
     def apart(self, together: int) -> int:
@@ -101,13 +101,13 @@ def weight_shape_of(vectors: Vectors, window: Window, data: Plane, gradient: Pla
     if not fits(vectors, window) or gradient.channels % vectors.lanes:
         return None
     points = form_of(window.rows).points
-    down, across = tiles(gradient.rows, OUTPUTS), tiles(gradient.columns, OUTPUTS)
+    down, across = tiles(gradient.rows, OUTPUTS), tiles(gradient.columns, OUTPUTS * vectors.channels)
     few = 4 * points**2 * data.channels * gradient.channels <= FEW_BYTES
     along = points if few else max(count for count in range(1, FEW_POINTS + 1) if points % count == 0)
-    work = down * across * _work(window.rows, along, data.channels, gradient.channels)
+    work = down * across * vectors.channels * _work(window.rows, along, data.channels, gradient.channels)
     if plain_work(window, data, gradient) < WORTH * work:
         return None
-    row = along * (data.channels + gradient.channels) * across * vectors.width * vectors.num_bytes
+    row = along * (data.channels + gradient.channels) * across * vectors.lanes * vectors.num_bytes
     if row > MOST_BYTES:
         return None
     rows = max(1, min(max(PANEL_BYTES // row, tiles(LEAST_TILES, across)), MOST_BYTES // row))
