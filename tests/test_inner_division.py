@@ -84,22 +84,22 @@ def test_every_lane_gets_a_part_and_no_part_is_too_small(
 
 @given(st.sampled_from([4, 6, 8, 12]), st.integers(1, 40), st.integers(1, 60), st.floats(1e4, 1e9), st.floats(1e3, 1e8))
 def test_sums_are_divided_into_as_many_tasks_as_are_wanted_or_can_be(
-    parts: int, num_blocks: int, wanted: int, data_bytes: float, sums_bytes: float
+    parts: int, panels: int, wanted: int, data_bytes: float, sums_bytes: float
 ) -> None:
-    of_parts, several = chunks_of_sums(parts, num_blocks, wanted, data_bytes, sums_bytes)
-    chunks = -(-num_blocks // several)
+    of_parts, several = chunks_of_sums(parts, panels, wanted, data_bytes, sums_bytes)
+    chunks = -(-panels // several)
     assert parts % of_parts == 0
-    assert 1 <= several <= num_blocks
+    assert 1 <= several <= panels
     assert chunks == 1 or chunks * sums_bytes <= 2 * SUMS_BYTES
-    most = max(1, min(num_blocks, int(SUMS_BYTES / sums_bytes)))
+    most = max(1, min(panels, int(SUMS_BYTES / sums_bytes)))
     assert of_parts * chunks >= min(wanted, parts * most)
 
 
 def test_what_is_large_is_not_read_or_kept_twice() -> None:
-    def divided(num_blocks: int = 16, wanted: int = 12, sums_bytes: float = 2.6e5) -> tuple[int, int]:
-        return chunks_of_sums(4, num_blocks, wanted, 6e7, sums_bytes)
+    def divided(panels: int = 16, wanted: int = 12, sums_bytes: float = 2.6e5) -> tuple[int, int]:
+        return chunks_of_sums(4, panels, wanted, 6e7, sums_bytes)
 
     assert divided() == (1, 1)
     assert divided(sums_bytes=2e7) == (4, 16)
     assert divided(wanted=1) == (1, 16)  # a single lane
-    assert divided(num_blocks=1) == (4, 1)
+    assert divided(panels=1) == (4, 1)

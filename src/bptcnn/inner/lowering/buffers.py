@@ -148,7 +148,7 @@ class Buffers:
         self.one = np.ones(1, np.int64)
         self._rooms: list[Rows] = []
         self._parts: dict[tuple[int, int], Rows] = {}
-        self._scratch: dict[int, list[Rows]] = {}
+        self._scratch: list[Rows] = []
         norms = [layer for layer in layers if isinstance(layer, Norm)]
         self.counts = {area: Rows(num_blocks, 1) for area in {layer.data.area for layer in norms}}
         self.norms = {layer.out: NormRows(num_blocks, layer.data.channels) for layer in norms}
@@ -188,19 +188,17 @@ class Buffers:
             self._parts[value, place] = Rows(self.num_blocks, size)
         return self._parts[value, place]
 
-    def scratch(self, place: int, size: int) -> Rows:
-        """Room for what is read soon after it was written.
+    def scratch(self, size: int) -> Rows:
+        """Room for what is read soon after it was written; who asks next gets the same, if it is large enough.
 
         Args:
-            place: what has the same does not need it at the same time.
             size: numbers.
         """
-        rooms = self._scratch.setdefault(place, [])
-        for rows in rooms:
+        for rows in self._scratch:
             if rows.array.size >= size:
                 return rows
-        rooms.append(Rows(1, size))
-        return rooms[-1]
+        self._scratch.append(Rows(1, size))
+        return self._scratch[-1]
 
     def announce(self, samples: int) -> None:
         """Say how many samples the next step has.

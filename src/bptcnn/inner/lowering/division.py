@@ -96,38 +96,38 @@ class Division:
 
 
 SUMS_BYTES = 8e6
-"""Of sums of chunks, at most, where the sums of all blocks together do not take more."""
+"""Of sums of chunks, at most, unless those over all data take more."""
 
 
-def chunks_of_sums(parts: int, num_blocks: int, wanted: int, data_bytes: float, sums_bytes: float) -> tuple[int, int]:
-    """How sums that fall into parts, each of which reads all data, and over chunks of blocks, are divided.
+def chunks_of_sums(parts: int, panels: int, wanted: int, data_bytes: float, sums_bytes: float) -> tuple[int, int]:
+    """How sums that fall into parts, each of which reads all data, and over chunks of the data, are divided.
 
     Args:
         parts: into which they may fall.
-        num_blocks: of data.
+        panels: of data: no chunk is smaller.
         wanted: tasks, at least, if there can be so many.
-        data_bytes: of all blocks.
+        data_bytes: of all panels.
         sums_bytes: of all parts; each chunk has its own, which are written, read and summed up.
 
     Returns:
-        Parts, and blocks of a chunk: the way that moves least.
+        Parts, and panels of a chunk: the way that moves least.
 
     Example:
-        >>> chunks_of_sums(parts=4, num_blocks=16, wanted=12, data_bytes=6e7, sums_bytes=2.6e5)
+        >>> chunks_of_sums(parts=4, panels=16, wanted=12, data_bytes=6e7, sums_bytes=2.6e5)
         (1, 1)
-        >>> chunks_of_sums(parts=8, num_blocks=16, wanted=12, data_bytes=8e6, sums_bytes=1.7e7)
+        >>> chunks_of_sums(parts=8, panels=16, wanted=12, data_bytes=8e6, sums_bytes=1.7e7)
         (8, 16)
     """
 
     def chunks(of_parts: int) -> int:
-        most = max(1, min(num_blocks, int(SUMS_BYTES / sums_bytes)))
+        most = max(1, min(panels, int(SUMS_BYTES / sums_bytes)))
         return min(most, -(-wanted // of_parts))
 
     def several(of_parts: int) -> int:
-        return num_blocks // chunks(of_parts)
+        return panels // chunks(of_parts)
 
     def cost(of_parts: int) -> tuple[float, float]:
-        count = -(-num_blocks // several(of_parts))
+        count = -(-panels // several(of_parts))
         return -min(wanted, of_parts * count), of_parts * data_bytes + 3 * count * sums_bytes
 
     best = min((count for count in range(1, parts + 1) if parts % count == 0), key=cost)

@@ -1,9 +1,10 @@
 """The tasks that make the gradients of weights, beside the chains or within them.
 
-Those of many weights wait for the chains of all blocks and are divided by output channels: nothing is left to be
-reduced, each sum has one order, and whoever has nothing to do on the critical path works on them. Those of few weights
-are made block by block within the chains, where what they are made of still is in the core's cache, and are summed up
-in the order of the blocks; unless norms cut the chains, and leave gaps that want to be filled.
+Those of many weights wait for the chains of all blocks, and whoever has nothing to do on the critical path works on
+them. They are divided by output channels, and nothing is left to be reduced; where minimal filtering makes them, by
+points and tiles, and a second row of tasks brings them back. Each sum has one order. Those of few weights are made
+block by block within the chains, where what they are made of still is in the core's cache, and are summed up in the
+order of the blocks; unless norms cut the chains, and leave gaps that want to be filled.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class WeightGradients:
         self._later: list[tuple[str, Conv, Rows]] = []
         self._parts: list[tuple[str, torch.Tensor, Rows]] = []
         self._read: list[Rows] = []
-        self._is_odd = False
+        self._readers: tuple[int, ...] = ()
         self.tasks: list[int] = []
 
     def add(self, layer: Conv, gradient: Rows) -> None:
@@ -79,11 +80,8 @@ class WeightGradients:
         return [*(gradient for _, _, gradient in self._later), *self._read]
 
     def begin(self) -> None:
-        """Behind a barrier that waited for all tasks: what they read is free.
-
-        The next ones don't wait for the barrier, but for the chains in front of it: so they have rooms of their own.
-        """
-        self.tasks, self._read, self._is_odd = [], [], not self._is_odd
+        """Behind a barrier that waited for all tasks: what they read is free."""
+        self.tasks, self._read = [], []
 
     def write(self, after: tuple[int, ...]) -> None:
         """Write the tasks of all layers that wait for the chains.
@@ -112,31 +110,34 @@ class WeightGradients:
             self._task(name, part, after, calls, share * flops(layer) * self._samples, num_bytes)
 
     def _by_points(self, name: str, layer: Conv, gradient: Rows, shape: WeightShape, after: tuple[int, ...]) -> None:
-        """Tasks that make the products at some points for some blocks, then those that sum them up."""
+        """Tasks that make the products at some points for some tiles, then those that bring their sums back."""
         buffers, lanes = self._buffers, self._writer.num_lanes
         size = shape.points * layer.data.channels * layer.shape.channels
         moved = self._num_bytes(self._samples, layer.data.size + layer.shape.size)
         wanted = WEIGHT_TASKS * lanes if lanes > 1 else 1
-        parts, several = chunks_of_sums(shape.parts, buffers.num_blocks, wanted, moved, 4.0 * size)
-        chunks = [(first, min(first + several, buffers.num_blocks)) for first in range(0, buffers.num_blocks, several)]
-        rooms = buffers.scratch(2 * len(self._read) + self._is_odd, len(chunks) * size)
+        rows = buffers.num_blocks * shape.down
+        parts, panels = chunks_of_sums(shape.parts, -(-rows // shape.rows), wanted, moved, 4.0 * size)
+        starts = range(0, rows, panels * shape.rows)
+        # All layers have the same room for sums, each as soon as those of the one before are read.
+        sums, free = buffers.scratch(len(starts) * size), (*after, *self._readers)
+        (data, errors, weight), of_bias = self._addresses(layer, gradient)
         kernel, every = self._use(weight_products, shape, layer.window.padding, layer.data, layer.shape)
         blocks, made = buffers.blocks.ctypes.data, list[int]()
-        for chunk, (start, end) in enumerate(chunks):
-            source = buffers.values[layer.inputs[0]].address, gradient.address, rooms.address + 4 * chunk * size
+        for chunk, start in enumerate(starts):
+            end = min(start + starts.step, rows)
             for first, last in ranges(every, parts):
-                share = (last - first) / every * (end - start) / buffers.num_blocks
-                call = Call(kernel, (*source, first, last, blocks, start, end))
+                share = (last - first) / every * (end - start) / rows
+                call = Call(kernel, (data, errors, sums.row(0, chunk * size), first, last, blocks, start, end))
                 work = share * flops(layer) * self._samples
-                made.append(self._task(name, len(made), after, [call], work, share * parts * moved))
-        kernel, groups = self._use(
-            weight_sums, shape.size, several, layer.data, layer.shape, bias=layer.module.bias is not None
-        )
-        fixed, of_bias = self._addresses(layer, gradient)
+                made.append(self._task(name, len(made), free, [call], work, share * parts * moved))
+        bias, readers = layer.module.bias is not None, list[int]()
+        kernel, groups = self._use(weight_sums, shape, starts.step, layer.data, layer.shape, bias=bias)
         for part, (first, last) in enumerate(ranges(groups, lanes), len(made)):
-            calls = [Call(kernel, (rooms.address, *fixed[1:], first, last, blocks, of_bias))]
+            calls = [Call(kernel, (sums.address, errors, weight, first, last, blocks, of_bias))]
             calls += self._all_moves(layer, groups, first, last)
-            self._task(name, part, tuple(made), calls, 0.0, 4.0 * size * len(chunks) * (last - first) / groups)
+            num_bytes = 4.0 * size * len(starts) * (last - first) / groups
+            readers.append(self._task(name, part, tuple(made), calls, 0.0, num_bytes))
+        self._readers = tuple(readers)
 
     def finish(self, after: tuple[int, ...]) -> None:
         """Write the last tasks.

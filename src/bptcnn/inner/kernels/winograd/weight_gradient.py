@@ -29,10 +29,11 @@ LINE = 16
 def weight_products(
     module: ir.Module, name: str, vectors: Vectors, shape: WeightShape, padding: int, data: Plane, gradient: Plane
 ) -> int:
-    """Emit ``sums[point, i, o] = sum (A dy A^T)[point, o] (B^T d B)[point, i]``, over the tiles of some blocks.
+    """Emit ``sums[point, i, o] = sum (A dy A^T)[point, o] (B^T d B)[point, i]``, over a chunk of all tiles.
 
     Arguments of the kernel: data of all blocks, the outputs' gradient of all blocks, sums, first part of the points,
-    one past the last, number of blocks int64 [1], first block, one past the last that there may be.
+    one past the last, number of blocks int64 [1], first row of tiles, counted over all blocks, one past the last that
+    there may be.
 
     Args:
         module: gets the kernel.
@@ -50,8 +51,8 @@ def weight_products(
     inputs = Points(kernel, shape, data, forms.transposed(form.data), padding, 1)
     errors = Points(kernel, shape, gradient, form.outputs, 0, vectors.lanes)
     builder, size = kernel.builder, data.channels * gradient.channels
-    last = kernel.least(kernel.number(7), kernel.scalar(kernel.argument(5), I64))
-    begin, end = (builder.mul(block, I64(shape.down)) for block in (kernel.number(6), last))
+    total = builder.mul(kernel.scalar(kernel.argument(5), I64), I64(shape.down))
+    begin, end = kernel.number(6), kernel.least(kernel.number(7), total)
     # What a panel is made of stays in the core's cache for all parts.
     with (
         builder.if_then(builder.icmp_signed("<", begin, end)),
@@ -121,7 +122,15 @@ def _tiles(kernel: TileKernel, total: int, size: int) -> Iterator[tuple[Value, i
 
 
 def weight_sums(
-    module: ir.Module, name: str, vectors: Vectors, size: int, several: int, data: Plane, gradient: Plane, *, bias: bool
+    module: ir.Module,
+    name: str,
+    vectors: Vectors,
+    shape: WeightShape,
+    rows: int,
+    data: Plane,
+    gradient: Plane,
+    *,
+    bias: bool,
 ) -> int:
     """Emit ``dW[o, i] = G^T sums[., i, o] G``, and the gradient of the bias.
 
@@ -133,8 +142,8 @@ def weight_sums(
         module: gets the kernel.
         name: of the kernel.
         vectors: the registers and what they hold.
-        size: rows and columns of the filter.
-        several: blocks of a chunk, over which sums go.
+        shape: of the panels.
+        rows: of tiles of a chunk.
         data: what the convolution saw.
         gradient: of what it made.
         bias: whether there is one.
@@ -142,11 +151,12 @@ def weight_sums(
     Returns:
         Groups of output channels: what the work can be divided by.
     """
-    kernel, form = TileKernel(module, name, vectors), form_of(size)
-    ins, outs, lanes, taps = data.channels, gradient.channels, vectors.lanes, size * size
+    kernel, form = TileKernel(module, name, vectors), form_of(shape.size)
+    ins, outs, lanes, taps = data.channels, gradient.channels, vectors.lanes, shape.size**2
     back, points = forms.transposed(form.filters), form.points
     blocks = kernel.scalar(kernel.argument(5), I64)
-    chunks = kernel.builder.udiv(kernel.builder.add(blocks, I64(several - 1)), I64(several))
+    chunks = kernel.builder.mul(blocks, I64(shape.down))
+    chunks = kernel.builder.udiv(kernel.builder.add(chunks, I64(rows - 1)), I64(rows))
     with kernel.loop(kernel.number(4), kernel.number(3)) as group:
         first = kernel.builder.mul(group, I64(lanes))
         with kernel.loop(ins) as channel:
