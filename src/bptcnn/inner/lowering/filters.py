@@ -47,6 +47,10 @@ class Filters:
         """Where the backward kernel finds them."""
         return self._address(self._backward, layer)
 
+    def anew(self, layer: Conv) -> bool:
+        """Whether each part of the backward kernel's work brings all errors to the points of minimal filtering."""
+        return layer.out in self._backward and self._backward[layer.out].emit is winograd_tables.backward
+
     def write(self, writer: Writer) -> None:
         """Write the tasks that fill the tables: those of the forward pass in front of all chains, the others for gaps.
 
