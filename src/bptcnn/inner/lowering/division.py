@@ -98,7 +98,7 @@ class Division:
 
 
 SUMS_BYTES = 8e6
-"""Of sums of chunks, at most, unless those over all data take more."""
+"""Of sums of chunks, about: less than twice as much, unless those over all data take more."""
 
 
 def chunks_of_sums(parts: int, panels: int, wanted: int, data_bytes: float, sums_bytes: float) -> tuple[int, int]:

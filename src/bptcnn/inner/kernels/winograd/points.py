@@ -23,10 +23,10 @@ class Points:
         plane: where they come from.
         matrix: of the transformation, ``[n, k]``: tiles have k rows and columns.
         padding: zeros around the maps.
-        together: channels that change places with samples, as many as those; 1 if none does.
+        together: channels that change places with samples, as many as a register has lanes; 1 if none does.
 
     Attributes:
-        memory: for each point, [groups of channels, tiles, channels of a group] places.
+        memory: for each point, [groups of channels, registers of tiles, channels of a group] places.
     """
 
     def __init__(

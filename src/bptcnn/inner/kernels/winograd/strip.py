@@ -32,7 +32,7 @@ class Strip:
     def __init__(self, kernel: TileKernel, plane: Plane, across: int, reach: int, padding: int, count: int) -> None:
         self._kernel, self._plane, self._padding = kernel, plane, padding
         columns = OUTPUTS * (across * kernel.several - 1) + reach
-        self._seen = min(plane.columns, columns - padding)
+        self._used = min(plane.columns, columns - padding)
         self._half = across * kernel.several + reach // 2
         self._apart = OUTPUTS * self._half
         place = ir.VectorType(F32, kernel.width)
@@ -54,14 +54,14 @@ class Strip:
         kernel, several = self._kernel, self._kernel.several
         with kernel.on_maps(1):
             rows = [self._row(maps, tile, a) for a in range(len(matrix[0]))]
-        whole = self._seen // several * several if several > 1 else 0
+        whole = self._used // several * several if several > 1 else 0
         if whole:
             with kernel.on_maps(several), kernel.loop(whole, step=several) as x:
                 values = combined(kernel, matrix, [kernel.load(kernel.place(row, x)) for row in rows])
                 for index, value in enumerate(values):
                     self._spread(value, x, self._at(first, index))
-        if whole < self._seen:
-            with kernel.on_maps(1), kernel.loop(self._seen, whole) as x:
+        if whole < self._used:
+            with kernel.on_maps(1), kernel.loop(self._used, whole) as x:
                 column = kernel.builder.add(x, I64(self._padding))
                 half, place = kernel.builder.and_(column, I64(1)), kernel.builder.lshr(column, I64(1))
                 values = combined(kernel, matrix, [kernel.load(kernel.place(row, x)) for row in rows])
@@ -104,18 +104,19 @@ class Strip:
             kernel.store(shuffled(kernel.builder, value, value, lanes), kernel.place(target, place, near))
 
 
-def alternating(kernel: TileKernel, one: Sequence[Value]) -> Value:
+def alternating(kernel: TileKernel, halves: Sequence[Value]) -> Value:
     """Columns side by side, of even ones and odd ones of neighbouring tiles.
 
     Args:
         kernel: in which they are put together.
-        one: the even columns of a register of tiles, and the odd ones.
+        halves: the even columns of a register of tiles, and the odd ones.
     """
-    width, count = kernel.width, one[0].type.count
+    even, odd = halves
+    width, count = kernel.width, even.type.count
     lanes = [
         half * count + tile * width + lane
         for tile in range(kernel.several)
-        for half in range(2)
+        for half in range(OUTPUTS)
         for lane in range(width)
     ]
-    return shuffled(kernel.builder, one[0], one[1], lanes)
+    return shuffled(kernel.builder, even, odd, lanes)

@@ -174,7 +174,7 @@ def _registers(vectors: Vectors, made: int, count: int) -> tuple[int, int]:
 
     def cost(choice: tuple[int, int]) -> float:
         channels, wide = choice
-        return made // channels * (count // wide * _cost(channels, wide) + _cost(channels, count % wide))
+        return made // channels * (count // wide * of_product(channels, wide) + of_product(channels, count % wide))
 
     choices = [
         (channels, wide)
@@ -184,7 +184,12 @@ def _registers(vectors: Vectors, made: int, count: int) -> tuple[int, int]:
     return min(choices, key=cost)
 
 
-def _cost(channels: int, wide: int) -> float:
-    """Of one product of each sum: a quarter of the loads is not hidden behind the multiply-adds."""
-    loads = channels + wide
-    return max(channels * wide, loads, LATENCY) + loads / 4 if wide else 0.0
+def of_product(one: int, other: int) -> float:
+    """Cost of one product of each sum in registers: a quarter of the loads is not hidden behind the multiply-adds.
+
+    Args:
+        one: factors on one side.
+        other: on the other side; none on either costs nothing.
+    """
+    loads = one + other
+    return max(one * other, loads, LATENCY) + loads / 4 if one and other else 0.0

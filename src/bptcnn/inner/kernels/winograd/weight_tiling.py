@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from itertools import product
 
 from bptcnn.inner.kernels.shape import Plane, Vectors, Window, tiles
-from bptcnn.inner.kernels.tiling import LATENCY
 from bptcnn.inner.kernels.winograd.forms import OUTPUTS, form_of
-from bptcnn.inner.kernels.winograd.tiling import SPREAD, fits, plain_work
+from bptcnn.inner.kernels.winograd.tiling import SPREAD, fits, of_product, plain_work
 
 PANEL_BYTES = 200_000
 """Of transformed data and errors that are multiplied at a time: they stay in a core's second cache."""
 
 LEAST_TILES = 24
-"""Of a panel, even if they take more: sums are fetched and written for each."""
+"""Registers of a panel, even if they take more: sums are fetched and written for each panel."""
 
 MOST_BYTES = 1_200_000
 """Of a panel in any case, for it lies on the stack."""
@@ -132,7 +131,7 @@ def _registers(vectors: Vectors, groups: int, channels: int) -> tuple[int, int]:
     def cost(choice: tuple[int, int]) -> float:
         (g, of_g), (c, of_c) = zip(choice, (groups, channels), strict=True)
         sides = [(g, of_g // g), (of_g % g, 1)], [(c, of_c // c), (of_c % c, 1)]
-        return sum(a * b * _cost(one, other) for (one, a), (other, b) in product(*sides))
+        return sum(a * b * of_product(one, other) for (one, a), (other, b) in product(*sides))
 
     choices = [
         (g, c)
@@ -140,9 +139,3 @@ def _registers(vectors: Vectors, groups: int, channels: int) -> tuple[int, int]:
         if g * c + g + 1 <= vectors.registers
     ]
     return min(choices, key=cost)
-
-
-def _cost(groups: int, channels: int) -> float:
-    """Of one product of each sum: a quarter of the loads is not hidden behind the multiply-adds."""
-    loads = groups + channels
-    return max(groups * channels, loads, LATENCY) + loads / 4 if groups and channels else 0.0
