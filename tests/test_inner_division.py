@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bptcnn.inner.kernels.shape import Vectors
-from bptcnn.inner.lowering.division import ANEW, BY_VECTORS, SUMS_BYTES, Division, chunks_of_sums
+from bptcnn.inner.lowering.division import BY_MATRICES, BY_VECTORS, SUMS_BYTES, Division, chunks_of_sums
 
 VECTORS, MATRICES = Vectors(8, 16), Vectors(16, 32, bf16=True, matrices=True)
 
@@ -75,7 +75,7 @@ def test_every_lane_gets_a_part_and_no_part_is_too_small(
     num_blocks: int, num_lanes: int, work: float, vectors: Vectors, meet: bool
 ) -> None:
     found = parts(num_blocks, num_lanes, work, vectors, meet=meet)
-    least, grain = -(-num_lanes // num_blocks), ANEW if vectors.matrices else BY_VECTORS
+    least, grain = -(-num_lanes // num_blocks), BY_MATRICES if vectors.matrices else BY_VECTORS
     assert sum(found) >= min(num_blocks, num_lanes)
     assert all(count == least or work / count >= grain.flops for count in found)
     assert all(least <= count <= max(grain.parts * least, num_lanes) for count in found)
@@ -103,13 +103,3 @@ def test_what_is_large_is_not_read_or_kept_twice() -> None:
     assert divided(sums_bytes=2e7) == (4, 16)
     assert divided(wanted=1) == (1, 16)  # a single lane
     assert divided(panels=1) == (4, 1)
-
-
-def test_a_single_block_falls_into_few_parts_if_each_does_what_all_need() -> None:
-    def parts(num_blocks: int, *, anew: bool) -> int:
-        division = Division(num_blocks, 2, Vectors(8, 16), meet=True)
-        return division.parts(num_blocks - 1, work=1e9, anew=anew)
-
-    assert parts(1, anew=False) == 2 * BY_VECTORS.parts
-    assert parts(1, anew=True) == 2 * ANEW.parts
-    assert parts(16, anew=True) == parts(16, anew=False) == BY_VECTORS.parts

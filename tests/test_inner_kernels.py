@@ -43,7 +43,7 @@ from bptcnn.inner.kernels.matrices.tiling import tile_of, unfolded
 from bptcnn.inner.kernels.shape import Plane, Vectors, Window, backward_taps, forward_taps
 from bptcnn.inner.kernels.sums import Epilogue
 from bptcnn.inner.kernels.tiling import grouped, is_turned
-from bptcnn.inner.kernels.winograd.tiling import shape_of
+from bptcnn.inner.kernels.winograd.tiling import gradient_shape_of, shape_of, turned
 from bptcnn.inner.lowering.buffers import Array
 
 WIDE = KINDS[0]
@@ -203,8 +203,11 @@ class Convolution:
         down, across = (of(size, window.stride, window.padding) for size in (window.rows, window.columns))
         if channels and unfolded(vectors, window, data, out):
             return self.bench.packed(matrices(weight.flatten(1)[..., None], 1, 32))
-        if shape := shape_of(vectors, window, self.case.data, self.case.out, turned=not channels):
-            return self.bench.copied(at_points(weight if channels else weight.transpose(0, 1), shape))
+        if channels and (shape := shape_of(vectors, window, data, out)):
+            return self.bench.copied(at_points(weight, shape))
+        if not channels and (shape := gradient_shape_of(vectors, window, out, data)):
+            half = weight.flip(2, 3) if turned(window, out, data) else weight
+            return self.bench.copied(at_points(half.transpose(0, 1), shape))
         if tile := tile_of(vectors, down, across, data, out):
             return self.bench.packed(matrices(weight.flatten(2), channels, tile.depth))
         if vectors.bf16 or grouped(vectors, across, out):
@@ -317,7 +320,11 @@ def test_a_convolution_and_its_gradients_are_those_of_pytorch(vectors: Vectors, 
     ("vectors", "case"), [*product([WIDE], FILTERED_CASES), *product(GROUPS, SEVERAL_CASES)], ids=str
 )
 def test_the_cases_for_minimal_filtering_are_made_by_it(vectors: Vectors, case: Case) -> None:
-    assert all(shape_of(vectors, case.window, case.data, case.out, turned=turned) for turned in (False, True))
+    assert all(of(vectors, case.window, case.data, case.out) for of in (shape_of, gradient_shape_of))
+
+
+def test_the_cases_for_minimal_filtering_make_gradients_both_ways() -> None:
+    assert {turned(case.window, case.data, case.out) is None for case in FILTERED_CASES} == {True, False}
 
 
 @each_width

@@ -11,10 +11,23 @@ from hypothesis import strategies as st
 from bptcnn.inner.kernels.shape import Plane, Vectors, Window
 from bptcnn.inner.kernels.winograd import tables
 from bptcnn.inner.kernels.winograd.forms import OUTPUTS, POINTS, form_of
-from bptcnn.inner.kernels.winograd.tiling import BAND_BYTES, ROW_BYTES, TABLE_BYTES, Shape, shape_of
+from bptcnn.inner.kernels.winograd.tiling import (
+    BAND_BYTES,
+    ROW_BYTES,
+    TABLE_BYTES,
+    Shape,
+    gradient_shape_of,
+    shape_of,
+    turned,
+)
 
 AVX512, AVX, *_ = KINDS
 SAME = Window(3, 3, padding=1)
+
+
+def count_of_tiles(plane: Plane) -> int:
+    return -(-plane.rows // OUTPUTS) * -(-plane.columns // OUTPUTS)
+
 
 each_size = pytest.mark.parametrize("size", POINTS)
 
@@ -47,13 +60,14 @@ def test_data_is_transformed_by_whole_numbers(size: int) -> None:
 
 
 @each_size
-@pytest.mark.parametrize("emit", [tables.forward, tables.backward])
+@pytest.mark.parametrize("emit", [tables.forward, tables.backward, tables.turned])
 @pytest.mark.parametrize("ranges", [[(0, 4)], [(3, 4), (0, 2), (2, 3)]])
 def test_tables_hold_filters_at_the_points(emit: object, ranges: list[tuple[int, int]], size: int) -> None:
     outs, ins = (12, 5) if emit is tables.forward else (5, 12)
     bench, weight = Bench(AVX512), drawn(1, outs, ins, size, size)
     shape = Shape(size, down=1, across=1, band=1, channels=3, wide=1, groups=1)
-    expected = at_points(weight if emit is tables.forward else weight.transpose(0, 1), shape)
+    half = weight.flip(2, 3) if emit is tables.turned else weight
+    expected = at_points(half if emit is tables.forward else half.transpose(0, 1), shape)
     name, _ = bench.emit(emit, outs, ins, size, 3)
     table, source = bench.memory(*expected.shape), bench.copied(weight)
     for first, last in ranges:
@@ -82,7 +96,7 @@ def test_other_convolutions_are_made_the_plain_way(
 ) -> None:
     out = window.outputs(data, channels)
     assert shape_of(vectors, window, data, out) is None
-    assert shape_of(vectors, window, data, out, turned=True) is None
+    assert gradient_shape_of(vectors, window, data, out) is None
 
 
 @given(
@@ -92,19 +106,20 @@ def test_other_convolutions_are_made_the_plain_way(
     st.integers(16, 130),
     st.integers(6, 40),
     st.integers(6, 40),
-    st.booleans(),
+    st.sampled_from(["forward", "turned", "overlapping"]),
 )
 def test_shapes_fit_what_they_are_made_for(
-    vectors: Vectors, filters: tuple[int, int], ins: int, outs: int, rows: int, columns: int, turned: bool
+    vectors: Vectors, filters: tuple[int, int], ins: int, outs: int, rows: int, columns: int, way: str
 ) -> None:
     window, data = Window(filters[0], filters[0], padding=filters[1]), Plane(ins, rows, columns)
     out = window.outputs(data, outs)
-    shape = shape_of(vectors, window, data, out, turned=turned)
-    if shape is None:
+    shape = (shape_of if way == "forward" else gradient_shape_of)(vectors, window, data, out)
+    if shape is None or (way != "forward" and (way == "turned") != bool(turned(window, data, out))):
         return
-    summed, made = (outs, ins) if turned else (ins, outs)
-    assert (shape.down - 1) * OUTPUTS < out.rows <= shape.down * OUTPUTS
-    assert (shape.across - 1) * OUTPUTS < out.columns / vectors.channels <= shape.across * OUTPUTS
+    summed, made = (ins, outs) if way == "forward" else (outs, ins)
+    cut = data if way == "turned" else out
+    assert (shape.down - 1) * OUTPUTS < cut.rows <= shape.down * OUTPUTS
+    assert (shape.across - 1) * OUTPUTS < cut.columns / vectors.channels <= shape.across * OUTPUTS
     assert shape.down % shape.band == 0
     assert made % shape.several == 0
     assert shape.channels * shape.wide + shape.wide < vectors.registers
@@ -112,6 +127,18 @@ def test_shapes_fit_what_they_are_made_for(
     num_bytes = shape.points * summed * shape.tiles * 4 * vectors.lanes
     assert num_bytes <= (ROW_BYTES if shape.band == 1 else BAND_BYTES)
     assert 4 * shape.points * summed * made <= TABLE_BYTES
+
+
+@given(st.sampled_from(sorted(POINTS)), st.integers(0, 4), st.integers(6, 40), st.integers(6, 40))
+def test_the_gradient_of_the_data_takes_as_few_tiles_as_there_are(
+    size: int, padding: int, rows: int, columns: int
+) -> None:
+    window, data = Window(size, size, padding=padding), Plane(16, rows, columns)
+    out = window.outputs(data, 16)
+    around = turned(window, data, out)
+    if around:
+        assert around.outputs(out, 16) == data
+    assert bool(around) == (count_of_tiles(data) <= count_of_tiles(out))
 
 
 def test_channels_fall_into_shares_for_the_lanes() -> None:

@@ -113,7 +113,7 @@ class Backward:
             added = 0 if before is None else before.row(block)
             return gradient.row(block), weight, target.row(block), 0, added, data.row(block)
 
-        self._writer.divided(kernel, arguments, tiles, layer, anew=self._filters.anew(layer))
+        self._writer.divided(kernel, arguments, tiles, layer)
         self._left[value] -= 1
         self._gradients[value] = target
 

@@ -31,7 +31,7 @@ class _Grain(NamedTuple):
 BY_VECTORS = _Grain(8, 1e7)
 """A tenth of a millisecond of a lane, hundreds of times what it costs to hand it out."""
 
-ANEW = _Grain(2, 5e7)
+BY_MATRICES = _Grain(2, 5e7)
 """Where each part brings all of its data anew into the order in which it is multiplied."""
 
 HEAVY_FLOPS = 5e8
@@ -73,14 +73,12 @@ class Division:
         """Parts of a block that give each lane something to do."""
         return -(-self.num_lanes // self.num_blocks)
 
-    def parts(self, block: int, work: float, *, anew: bool = False) -> int:
+    def parts(self, block: int, work: float) -> int:
         """Into how many parts a block's share of a layer falls.
 
         Args:
             block: which one.
             work: floating-point operations of all parts.
-            anew: whether each part does something that all parts need, as all do that multiply matrices. It counts
-                where there are fewer blocks than lanes; else only the last blocks fall into parts.
 
         Returns:
             Parts, 1 or more.
@@ -92,7 +90,7 @@ class Division:
         fills_the_round = self.num_lanes // gcd(self.num_blocks, self.num_lanes)
         if fills_the_round == 1 and work <= HEAVY_FLOPS and (self.vectors.matrices or not self.meet):
             return 1
-        grain = ANEW if self.vectors.matrices or (anew and self.least > 1) else BY_VECTORS
+        grain = BY_MATRICES if self.vectors.matrices else BY_VECTORS
         most = max(grain.parts * self.least, fills_the_round)
         return max(self.least, min(most, int(work / grain.flops)))
 

@@ -12,7 +12,7 @@ from bptcnn.inner.kernels.matrices.tiling import tile_of, unfolded
 from bptcnn.inner.kernels.shape import SIDE, Vectors, backward_taps, forward_taps, tiles
 from bptcnn.inner.kernels.tiling import grouped, is_turned
 from bptcnn.inner.kernels.winograd import tables as winograd_tables
-from bptcnn.inner.kernels.winograd.tiling import shape_of
+from bptcnn.inner.kernels.winograd.tiling import gradient_shape_of, shape_of, turned
 from bptcnn.inner.lowering.buffers import Rows
 from bptcnn.inner.lowering.program import Call, ranges
 from bptcnn.inner.lowering.writer import Writer
@@ -46,10 +46,6 @@ class Filters:
     def backward(self, layer: Conv) -> int:
         """Where the backward kernel finds them."""
         return self._address(self._backward, layer)
-
-    def anew(self, layer: Conv) -> bool:
-        """Whether each part of the backward kernel's work brings all errors to the points of minimal filtering."""
-        return layer.out in self._backward and self._backward[layer.out].emit is winograd_tables.backward
 
     def write(self, writer: Writer) -> None:
         """Write the tasks that fill the tables: those of the forward pass in front of all chains, the others for gaps.
@@ -140,9 +136,10 @@ def _backward(layer: Conv, vectors: Vectors) -> _Way | None:
     if tile := tile_of(vectors, down, across, layer.shape, layer.data):
         table = Rows(1, outs * ins * size // 2)
         return _Way(matrix_tables.backward, (outs, ins, size, tile.depth), ins // SIDE, table)
-    if filtering := shape_of(vectors, window, layer.data, layer.shape, turned=True):
+    if filtering := gradient_shape_of(vectors, window, layer.data, layer.shape):
+        emit = winograd_tables.turned if turned(window, layer.data, layer.shape) else winograd_tables.backward
         groups, table = ins // filtering.channels, Rows(1, outs * ins * filtering.points)
-        return _Way(winograd_tables.backward, (outs, ins, window.rows, filtering.channels), groups, table)
+        return _Way(emit, (outs, ins, window.rows, filtering.channels), groups, table)
     pairs = tiles(outs, vectors.parts)
     table, shape = Rows(1, pairs * ins * size), (outs, ins, size)
     if grouped(vectors, across, layer.data):

@@ -84,8 +84,6 @@ class Writer:
         arguments: Callable[[int], tuple[int, ...]],
         tiles: int,
         layer: Conv,
-        *,
-        anew: bool = False,
     ) -> None:
         """Call a convolution for each block, in parts where lanes would have nothing to do.
 
@@ -94,11 +92,10 @@ class Writer:
             arguments: of a block, but for the tiles.
             tiles: what it can be divided by.
             layer: for its cost.
-            anew: whether each part does something that all parts need.
         """
         cost = flops(layer) * self.buffers.width, float(self._sample_bytes * (layer.data.size + layer.shape.size))
         for block in range(self.buffers.num_blocks):
-            parts = ranges(tiles, self._division.parts(block, cost[0], anew=anew))
+            parts = ranges(tiles, self._division.parts(block, cost[0]))
             calls = [Call(kernel, (*arguments(block), *part)) for part in parts]
             if len(calls) == 1:
                 self.chains.call(block, self.layer, calls[0], *cost)

@@ -16,7 +16,7 @@ from bptcnn.inner.kernels.winograd.transform import Transform
 
 
 class Convolution:
-    """Emits one convolution; it falls into parts: bands of the outputs, and of each some groups of channels.
+    """Emits one convolution; it falls into parts: bands of the outputs, or shares of their channels.
 
     Args:
         kernel: on places that fill registers.
@@ -35,22 +35,28 @@ class Convolution:
     def emit(self) -> int:
         """Emit it; returns the parts."""
         kernel, shape, builder = self._kernel, self._shape, self._kernel.builder
-        channels, first = self._spec.data.channels, kernel.number(6)
-        many = self._spec.out.channels // shape.several
+        first, shares = kernel.number(6), shape.shares(self._spec.out.channels)
+        groups = self._spec.out.channels // shape.several // shares
         with kernel.loop(kernel.number(7), first) as part:
-            band, group = builder.udiv(part, I64(many)), builder.urem(part, I64(many))
-            is_new = builder.or_(builder.icmp_signed("==", part, first), builder.icmp_signed("==", group, I64(0)))
+            band, share = builder.udiv(part, I64(shares)), builder.urem(part, I64(shares))
+            is_new = builder.or_(builder.icmp_signed("==", part, first), builder.icmp_signed("==", share, I64(0)))
             with builder.if_then(is_new):
                 self._data.emit(self._pointers.data, band)
-            weights = kernel.at(self._pointers.weights, (group, shape.points * channels * shape.several))
-            products(kernel, shape, channels, weights, self._data.memory, self._sums)
-            with kernel.loop(shape.several) as near, kernel.loop(shape.band) as row:
-                channel = builder.add(builder.mul(group, I64(shape.several)), near)
-                tile = builder.add(builder.mul(band, I64(shape.band)), row)
-                sums = kernel.place(self._sums, (near, shape.points * shape.tiles), (row, shape.across))
-                self._outputs(channel, tile, sums)
+            with kernel.loop(groups) as near:
+                self._group(band, builder.add(builder.mul(share, I64(groups)), near))
         kernel.finish()
-        return shape.down // shape.band * many
+        return shape.down // shape.band * shares
+
+    def _group(self, band: Value, group: Value) -> None:
+        """Of channels, in a band."""
+        kernel, shape, builder, summed = self._kernel, self._shape, self._kernel.builder, self._spec.data.channels
+        weights = kernel.at(self._pointers.weights, (group, shape.points * summed * shape.several))
+        products(kernel, shape, summed, weights, self._data.memory, self._sums)
+        with kernel.loop(shape.several) as near, kernel.loop(shape.band) as row:
+            channel = builder.add(builder.mul(group, I64(shape.several)), near)
+            tile = builder.add(builder.mul(band, I64(shape.band)), row)
+            sums = kernel.place(self._sums, (near, shape.points * shape.tiles), (row, shape.across))
+            self._outputs(channel, tile, sums)
 
     def _outputs(self, channel: Value, tile: Value, sums: Value) -> None:
         """Of a row of tiles."""

@@ -42,7 +42,26 @@ def backward(module: ir.Module, name: str, _: Vectors, outs: int, ins: int, size
     _filters(Function(module, name), outs, size, channels, (size * size, ins * size * size))
 
 
-def _filters(function: Function, summed: int, size: int, channels: int, apart: tuple[int, int]) -> None:
+def turned(module: ir.Module, name: str, _: Vectors, outs: int, ins: int, size: int, channels: int) -> None:
+    """Emit the same of filters turned by half a circle: what the errors' convolution that makes the gradient reads.
+
+    Arguments of the kernel: as of :func:`forward`.
+
+    Args:
+        module: gets the kernel.
+        name: of the kernel.
+        outs: output channels.
+        ins: input channels.
+        size: of the filter.
+        channels: inputs of a group; they divide all.
+    """
+    apart = size * size, ins * size * size
+    _filters(Function(module, name), outs, size, channels, apart, turn=True)
+
+
+def _filters(
+    function: Function, summed: int, size: int, channels: int, apart: tuple[int, int], *, turn: bool = False
+) -> None:
     """The same, given how far apart weights lie that are made, and that are summed up."""
     form, (of_made, of_summed) = form_of(size), apart
     builder, taps, points = function.builder, size * size, form.points**2
@@ -55,6 +74,8 @@ def _filters(function: Function, summed: int, size: int, channels: int, apart: t
             for tap in range(taps):
                 weight = function.scalar(function.at(source, channel * of_made + tap))
                 weights[tap] = builder.insert_element(weights[tap], weight, I32(channel))
+        if turn:
+            weights.reverse()
         rows = [combined(function, form.filters, weights[start : start + size]) for start in range(0, taps, size)]
         for column, along in enumerate(zip(*rows, strict=True)):
             for row, value in enumerate(combined(function, form.filters, along)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from bptcnn.inner.kernels.shape import Plane, Vectors, Window, forward_taps, tiles
@@ -20,6 +20,9 @@ SUMS_BYTES = 100_000
 
 SHARES = 4
 """Into so many parts the channels fall at least, where there are enough: a block may be all that a step has."""
+
+PARTS = 24
+"""Into so many a block's work falls, about: enough for a few lanes to share it out."""
 
 MOST_CHANNELS = 8
 """Of outputs whose sums are in registers at a time."""
@@ -76,6 +79,15 @@ class Shape:
         """Places that their products take."""
         return self.several * self.points * self.tiles
 
+    def shares(self, channels: int) -> int:
+        """Into how many parts the channels fall: one, if there are bands enough, for each begins with its data.
+
+        Args:
+            channels: that are made.
+        """
+        every, wanted = channels // self.several, tiles(PARTS, self.down // self.band)
+        return min((count for count in range(wanted, every) if every % count == 0), default=every)
+
     def apart(self, channels: int) -> int:
         """Places from one point of transformed data to the next: a little more than it takes, for the caches' sake.
 
@@ -85,15 +97,15 @@ class Shape:
         return tiles(self.tiles, self.wide) * channels * self.wide + SPREAD
 
 
-def shape_of(vectors: Vectors, window: Window, data: Plane, out: Plane, *, turned: bool = False) -> Shape | None:
-    """How a convolution is made, or its gradient with regard to the data.
+def shape_of(vectors: Vectors, window: Window, data: Plane, out: Plane, *, overlapping: bool = False) -> Shape | None:
+    """How a convolution is made, or its gradient with regard to the data, by tiles of the outputs.
 
     Args:
         vectors: the registers and what they hold.
         window: of the convolution.
         data: what it sees.
         out: what it makes.
-        turned: whether it is the gradient, which sums over the outputs.
+        overlapping: whether it is the gradient, which sums over the outputs; what they saw overlaps.
 
     Returns:
         Shape; None if the plain way is as good.
@@ -105,7 +117,7 @@ def shape_of(vectors: Vectors, window: Window, data: Plane, out: Plane, *, turne
     """
     if not fits(vectors, window):
         return None
-    summed, made = (out.channels, data.channels) if turned else (data.channels, out.channels)
+    summed, made = (out.channels, data.channels) if overlapping else (data.channels, out.channels)
     points, num_bytes = form_of(window.rows).points ** 2, vectors.lanes * vectors.num_bytes
     down, across = tiles(out.rows, OUTPUTS), tiles(out.columns, OUTPUTS * vectors.channels)
     if 4 * points * summed * made > TABLE_BYTES:
@@ -125,6 +137,46 @@ def shape_of(vectors: Vectors, window: Window, data: Plane, out: Plane, *, turne
     return Shape(window.rows, down, across, band, channels, wide, groups)
 
 
+def gradient_shape_of(vectors: Vectors, window: Window, data: Plane, out: Plane) -> Shape | None:
+    """How the gradient of a convolution with regard to its data is made.
+
+    Args:
+        vectors: the registers and what they hold.
+        window: of the convolution.
+        data: what it sees.
+        out: what it makes.
+
+    Returns:
+        Shape; None if the plain way is as good.
+    """
+    if around := turned(window, data, out):
+        return shape_of(vectors, around, out, data)
+    return shape_of(vectors, window, data, out, overlapping=True)
+
+
+def turned(window: Window, data: Plane, out: Plane) -> Window | None:
+    """What the filters, turned by half a circle, see of the outputs' gradient when they make that of the data.
+
+    Args:
+        window: of the convolution, with stride one.
+        data: what it sees.
+        out: what it makes.
+
+    Returns:
+        Window; None if the outputs have fewer tiles than the data: then each of these gives the data its part.
+
+    Example:
+        >>> turned(Window(3, 3, padding=1), Plane(64, 32, 32), Plane(64, 32, 32))
+        Window(rows=3, columns=3, stride=1, padding=1)
+        >>> turned(Window(5, 5), Plane(64, 14, 14), Plane(64, 10, 10))
+    """
+
+    def count(plane: Plane) -> int:
+        return tiles(plane.rows, OUTPUTS) * tiles(plane.columns, OUTPUTS)
+
+    return replace(window, padding=window.rows - 1 - window.padding) if count(data) <= count(out) else None
+
+
 def fits(vectors: Vectors, window: Window) -> bool:
     """Whether minimal filtering can make a convolution and its gradients.
 
@@ -134,7 +186,7 @@ def fits(vectors: Vectors, window: Window) -> bool:
     """
     if vectors.bf16 or window.stride > 1:
         return False
-    return window.rows == window.columns and window.rows in POINTS and window.padding < window.rows
+    return window.rows == window.columns and window.rows in POINTS and 0 <= window.padding < window.rows
 
 
 def plain_work(window: Window, data: Plane, out: Plane) -> int:

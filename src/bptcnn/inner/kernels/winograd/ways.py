@@ -9,7 +9,7 @@ from bptcnn.inner.kernels.sums import Sum
 from bptcnn.inner.kernels.winograd.conv import Convolution
 from bptcnn.inner.kernels.winograd.data_gradient import DataGradient
 from bptcnn.inner.kernels.winograd.kernel import TileKernel
-from bptcnn.inner.kernels.winograd.tiling import shape_of
+from bptcnn.inner.kernels.winograd.tiling import gradient_shape_of, shape_of, turned
 
 
 def convolution(module: ir.Module, name: str, vectors: Vectors, spec: Sum, window: Window) -> int | None:
@@ -40,7 +40,12 @@ def data_gradient(module: ir.Module, name: str, vectors: Vectors, spec: Sum, win
         window: of the convolution.
 
     Returns:
-        Groups of channels: what the work can be divided by; None if nothing was emitted.
+        Parts: what the work can be divided by; None if nothing was emitted.
     """
-    shape = shape_of(vectors, window, spec.out, spec.data, turned=True)
-    return DataGradient(TileKernel(module, name, vectors), window, spec, shape).emit() if shape else None
+    shape = gradient_shape_of(vectors, window, spec.out, spec.data)
+    if shape is None:
+        return None
+    kernel = TileKernel(module, name, vectors)
+    if around := turned(window, spec.out, spec.data):
+        return Convolution(kernel, around, spec, shape).emit()
+    return DataGradient(kernel, window, spec, shape).emit()
