@@ -301,6 +301,20 @@ def test_nothing_goes_back_or_moves_before_the_tables_of_weights_are_made() -> N
     assert all(made <= before[task] for task in late)
 
 
+def test_gradients_of_weights_fill_gaps_while_the_last_blocks_go_back_through_long_layers() -> None:
+    def step(num_lanes: int) -> tuple[set[int], set[int]]:
+        compiled = Compiled(a_network(zoo("lenet5"), (3, 32, 32)), (3, 32, 32), 64, Lanes(num_lanes), Vectors(8, 16))
+        tasks = compiled.passes[0].program.tasks
+        back = {task.id for task in tasks if task.kind is Kind.BACKWARD_DATA}
+        (dense,) = {task.after for task in tasks if task.kind is Kind.BACKWARD_WEIGHT and task.layer == "conv 5"}
+        return back, set(dense)
+
+    back, before = step(num_lanes=2)
+    assert len(back - before) == 8  # of each block, the way through both convolutions
+    back, before = step(num_lanes=1)
+    assert back <= before  # who works alone has no gaps
+
+
 @each_precision
 def test_frozen_weights_change_nothing_for_the_others(vectors: Vectors) -> None:
     network, batch = a_network(zoo("lenet5"), (1, 12, 12)), a_batch((1, 12, 12), 16)

@@ -36,8 +36,8 @@ from bptcnn.inner.lowering.gradients import WeightGradients
 from bptcnn.inner.lowering.program import Call
 from bptcnn.inner.lowering.writer import Writer, flops, label
 
-LONG_FLOPS = 1e8
-"""What takes a lane about a millisecond: long enough for others to do something else while the last block is at it."""
+LONG_FLOPS = 4e6
+"""What takes a lane a twentieth of a millisecond: others have something to do while the last block is at it."""
 
 
 class Backward:
@@ -70,8 +70,9 @@ class Backward:
         self._left = dict(self._uses)
         self._trained = trained_values(layers)
         # Norms that need all blocks cut the chains often enough.
-        self._uncut = not meet(layers)
-        self._weights = WeightGradients(writer, gradient_of, move, loss, by_blocks=self._uncut)
+        uncut = not meet(layers)
+        self._cuts = uncut and writer.num_lanes > 1
+        self._weights = WeightGradients(writer, gradient_of, move, loss, by_blocks=uncut)
         self._gradients: dict[int, Rows] = {layers[-1].out: buffers.scores_gradient}
         self._rooms: list[Rows] = []
         self._free: list[Rows] = []
@@ -84,8 +85,6 @@ class Backward:
             self._writer.layer = label(place, layer)
             gradient = self._gradients.pop(layer.out)
             if isinstance(layer, Conv):
-                if trains(layer):
-                    self._weights.add(layer, gradient)
                 self._conv(layer, gradient)
             elif isinstance(layer, Norm):
                 self._norm(layer, gradient)
@@ -98,11 +97,19 @@ class Backward:
         self._weights.finish(self._writer.chains.close())
 
     def _conv(self, layer: Conv, gradient: Rows) -> None:
-        (value,) = layer.inputs
-        if value not in self._trained:
-            return
-        if self._uncut and flops(layer) * self._buffers.width > LONG_FLOPS:
+        within_chains = self._weights.within_chains(layer)
+        if trains(layer) and not within_chains:
+            self._weights.add_later(layer, gradient)
+        if self._cuts and self._weights.waiting and flops(layer) * self._buffers.width > LONG_FLOPS:
             self._weights.write(self._writer.chains.close())
+        if trains(layer) and within_chains:
+            self._weights.add_here(layer, gradient)
+        if layer.inputs[0] in self._trained:
+            self._data_gradient(layer, gradient)
+
+    def _data_gradient(self, layer: Conv, gradient: Rows) -> None:
+        """Of a convolution."""
+        (value,) = layer.inputs
         before, data, target = self._gradients.get(value), self._buffers.values[value], self._room(layer.data)
         last = self._left[value] == 1
         then = Epilogue(add=before is not None, mask=last and self._rectified(value))

@@ -63,17 +63,45 @@ class WeightGradients:
         self._readers: tuple[int, ...] = ()
         self.tasks: list[int] = []
 
-    def add(self, layer: Conv, gradient: Rows) -> None:
-        """Have the gradient of a layer's weights made.
+    def within_chains(self, layer: Conv) -> bool:
+        """Whether the gradient of a layer's weights is made block by block.
+
+        Args:
+            layer: a convolution.
+        """
+        return self._by_blocks and layer.module.weight.numel() <= FEW_WEIGHTS
+
+    def add_later(self, layer: Conv, gradient: Rows) -> None:
+        """Have the gradient of a layer's weights made beside the chains.
 
         Args:
             layer: whose outputs' gradient the chains have just made.
             gradient: of its outputs.
         """
-        if self._by_blocks and layer.module.weight.numel() <= FEW_WEIGHTS:
-            self._make_parts(layer, gradient)
-        else:
-            self._later.append((self._writer.layer, layer, gradient))
+        self._later.append((self._writer.layer, layer, gradient))
+
+    def add_here(self, layer: Conv, gradient: Rows) -> None:
+        """Have it made within the chains.
+
+        Args:
+            layer: whose outputs' gradient they have just made.
+            gradient: of its outputs.
+        """
+        buffers, writer, module = self._buffers, self._writer, layer.module
+        (kernel, tiles), data = self._kernel(layer), buffers.values[layer.inputs[0]]
+        parameters = [parameter for parameter in (module.weight, module.bias) if parameter is not None]
+        made = [buffers.parts(layer.out, place, parameter.numel()) for place, parameter in enumerate(parameters)]
+        one, num_bytes = buffers.one.ctypes.data, self._num_bytes(buffers.width, layer.data.size + layer.shape.size)
+        for block in range(buffers.num_blocks):
+            weight, bias, *_ = (*(rows.row(block) for rows in made), 0)
+            call = Call(kernel, (data.row(block), gradient.row(block), weight, 0, tiles, one, bias))
+            writer.chains.call(block, writer.layer, call, flops(layer) * buffers.width, num_bytes)
+        self._parts += [(writer.layer, parameter, rows) for parameter, rows in zip(parameters, made, strict=True)]
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are tasks to write."""
+        return bool(self._later)
 
     def in_use(self) -> list[Rows]:
         """What tasks read, or will read."""
@@ -185,18 +213,6 @@ class WeightGradients:
         gradient, stay = self._gradient_of(parameter).data_ptr(), self._buffers.loss.stay.ctypes.data
         arguments = parameter.data_ptr(), gradient, rule.velocity, rule.numbers, stay, first, last
         return [Call(kernel, arguments)]
-
-    def _make_parts(self, layer: Conv, gradient: Rows) -> None:
-        buffers, writer, module = self._buffers, self._writer, layer.module
-        (kernel, tiles), data = self._kernel(layer), buffers.values[layer.inputs[0]]
-        parameters = [parameter for parameter in (module.weight, module.bias) if parameter is not None]
-        made = [buffers.parts(layer.out, place, parameter.numel()) for place, parameter in enumerate(parameters)]
-        one, num_bytes = buffers.one.ctypes.data, self._num_bytes(buffers.width, layer.data.size + layer.shape.size)
-        for block in range(buffers.num_blocks):
-            weight, bias, *_ = (*(rows.row(block) for rows in made), 0)
-            call = Call(kernel, (data.row(block), gradient.row(block), weight, 0, tiles, one, bias))
-            writer.chains.call(block, writer.layer, call, flops(layer) * buffers.width, num_bytes)
-        self._parts += [(writer.layer, parameter, rows) for parameter, rows in zip(parameters, made, strict=True)]
 
     def _kernel(self, layer: Conv) -> tuple[str, int]:
         bias = layer.module.bias is not None
