@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bptcnn.inner.kernels.shape import Vectors
 from bptcnn.inner.lowering.division import BY_MATRICES, BY_VECTORS, SUMS_BYTES, Division, chunks_of_sums
+from bptcnn.inner.lowering.program import ranges
 
 VECTORS, MATRICES = Vectors(8, 16), Vectors(16, 32, bf16=True, matrices=True)
 
@@ -103,3 +104,32 @@ def test_what_is_large_is_not_read_or_kept_twice() -> None:
     assert divided(sums_bytes=2e7) == (4, 16)
     assert divided(wanted=1) == (1, 16)  # a single lane
     assert divided(panels=1) == (4, 1)
+
+
+@given(
+    st.integers(1, 4),
+    st.integers(1, 12),
+    st.integers(1, 300),
+    st.floats(0, 1e10),
+    st.sampled_from([VECTORS, MATRICES]),
+)
+def test_parts_follow_each_other_and_make_everything_once(
+    num_blocks: int, num_lanes: int, tiles: int, work: float, vectors: Vectors
+) -> None:
+    division = Division(num_blocks, num_lanes, vectors, meet=True)
+    for block in range(num_blocks):
+        found = division.ranges(block, tiles, work)
+        assert [first for first, _ in found] == [0, *(last for _, last in found[:-1])]
+        assert found[-1][1] == tiles
+        assert all(first < last for first, last in found)
+
+
+@given(st.integers(2, 12), st.integers(1, 300))
+def test_parts_of_a_single_block_become_smaller_towards_the_end_of_a_lanes_stretch(num_lanes: int, tiles: int) -> None:
+    parts = Division(1, num_lanes, VECTORS, meet=True).ranges(0, tiles, 1e12)
+    uniform = -(-tiles // (num_lanes * BY_VECTORS.parts))
+    for first, last in ranges(tiles, num_lanes):
+        sizes = [end - begin for begin, end in parts if first <= begin < last]
+        assert sum(sizes) == last - first  # no part belongs to two lanes
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes[-1] <= uniform

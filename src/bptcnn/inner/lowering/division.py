@@ -7,13 +7,14 @@ work.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import NamedTuple
 
 from bptcnn.inner.graph.layers import Layer, Norm
 from bptcnn.inner.kernels.shape import Vectors
+from bptcnn.inner.lowering.program import ranges
 
 
 class _Grain(NamedTuple):
@@ -36,6 +37,10 @@ BY_MATRICES = _Grain(2, 5e7)
 
 HEAVY_FLOPS = 5e8
 """A few milliseconds of a lane: about as long as the system lets it run where others want its core."""
+
+
+TAPER = 3
+"""Of what is left of a stretch, a part takes a third."""
 
 
 def meet(layers: Sequence[Layer]) -> bool:
@@ -93,6 +98,52 @@ class Division:
         grain = BY_MATRICES if self.vectors.matrices else BY_VECTORS
         most = max(grain.parts * self.least, fills_the_round)
         return max(self.least, min(most, int(work / grain.flops)))
+
+    def ranges(self, block: int, tiles: int, work: float) -> list[tuple[int, int]]:
+        """The parts of a block's share of a layer.
+
+        A single block falls into a stretch for each lane, and this into parts that become smaller: whoever is done
+        sooner takes the smallest. If each part brings its data anew into the order in which it is multiplied, as all do
+        that multiply matrices, few are better.
+
+        Args:
+            block: which one.
+            tiles: what its work can be divided by.
+            work: floating-point operations of all of them.
+
+        Returns:
+            First tile of each part, and one past its last.
+
+        Example:
+            >>> Division(num_blocks=1, num_lanes=2, vectors=Vectors(8, 16), meet=True).ranges(0, tiles=14, work=1e9)
+            [(0, 3), (3, 5), (5, 6), (6, 7), (7, 10), (10, 12), (12, 13), (13, 14)]
+        """
+        parts = self.parts(block, work)
+        if self.num_blocks > 1 or parts <= self.num_lanes or self.vectors.matrices:
+            return list(ranges(tiles, parts))
+        least = max(1, tiles // (2 * parts))
+        return [part for stretch in ranges(tiles, self.num_lanes) for part in tapered(*stretch, least)]
+
+
+def tapered(first: int, last: int, least: int) -> Iterator[tuple[int, int]]:
+    """Parts of a stretch of tiles, smaller and smaller.
+
+    Args:
+        first: tile.
+        last: one past the last.
+        least: tiles of a part, but for the last one.
+
+    Yields:
+        First tile of each part, and one past its last.
+
+    Example:
+        >>> list(tapered(0, 14, least=2))
+        [(0, 5), (5, 8), (8, 10), (10, 12), (12, 14)]
+    """
+    while first < last:
+        end = min(last, first + max(least, -(-(last - first) // TAPER)))
+        yield first, end
+        first = end
 
 
 SUMS_BYTES = 8e6

@@ -10,7 +10,7 @@ from bptcnn.inner.kernels.library import Library
 from bptcnn.inner.kernels.shape import Plane
 from bptcnn.inner.lowering.buffers import Buffers
 from bptcnn.inner.lowering.division import Division
-from bptcnn.inner.lowering.program import Call, Chains, ranges
+from bptcnn.inner.lowering.program import Call, Chains
 from bptcnn.inner.tasks.dag import Kind
 
 
@@ -95,7 +95,7 @@ class Writer:
         """
         cost = flops(layer) * self.buffers.width, float(self._sample_bytes * (layer.data.size + layer.shape.size))
         for block in range(self.buffers.num_blocks):
-            parts = ranges(tiles, self._division.parts(block, cost[0]))
+            parts = self._division.ranges(block, tiles, cost[0])
             calls = [Call(kernel, (*arguments(block), *part)) for part in parts]
             if len(calls) == 1:
                 self.chains.call(block, self.layer, calls[0], *cost)
