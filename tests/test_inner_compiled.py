@@ -17,6 +17,7 @@ from torch.nn import functional
 from bptcnn.errors import UnsupportedError
 from bptcnn.inner.account import BARS, LastStep, account
 from bptcnn.inner.compiled import Compiled
+from bptcnn.inner.descent import SgdOptimizer
 from bptcnn.inner.eager import Eager, Precision
 from bptcnn.inner.graph.layers import Dropout
 from bptcnn.inner.graph.reader import graph
@@ -461,6 +462,36 @@ def test_sums_that_share_room_are_not_made_at_the_same_time() -> None:
             products = [task for task in made if whole.program.tasks[task].kind is Kind.BACKWARD_WEIGHT]
             assert products
             assert all(before[task].issuperset(earlier) for task in products)
+
+
+def without_norms(shape: Shape, num_classes: int) -> nn.Module:
+    """Long layers of every kind, between which no norm makes all blocks wait."""
+    convs = nn.Conv2d(shape[0], 48, 3, stride=2), nn.ReLU(), nn.Conv2d(48, 96, 3, stride=2, padding=1), nn.ReLU()
+    more = nn.Conv2d(96, 96, 3, padding=1), nn.ReLU(), nn.Conv2d(96, 64, 1), nn.ReLU(), nn.Flatten()
+    return nn.Sequential(*convs, *more, nn.Linear(4096, 512), nn.ReLU(), nn.Linear(512, num_classes))
+
+
+@pytest.mark.parametrize("num_lanes", [1, 3])
+@pytest.mark.parametrize("make", [zoo("lenet5"), zoo("easgd-cifar"), zoo("resnet8"), without_norms])
+def test_weights_move_when_nobody_reads_them_any_more(make: Callable[[Shape, int], nn.Module], num_lanes: int) -> None:
+    network, batch = a_network(make, (3, 32, 32)), a_batch((3, 32, 32), 64)
+    compiled = Compiled(network, (3, 32, 32), 64, Lanes(num_lanes), Vectors(8, 16))
+    move = SgdOptimizer(torch.optim.SGD(network.parameters(), lr=0.1), network).descent()
+    compiled.step(*batch, functional.cross_entropy, move)
+    (whole,) = compiled.passes
+    before: list[set[int]] = []
+    readers, moved = defaultdict[int, set[int]](set), defaultdict[int, list[int]](list)
+    for task, calls in zip(whole.program.tasks, whole.program.calls, strict=True):
+        before.append(set(task.after).union(*(before[number] for number in task.after)))
+        for call in calls:
+            if call.kernel.startswith("descent."):
+                moved[call.arguments[0]].append(task.id)
+            else:
+                for number in call.arguments:
+                    readers[number].add(task.id)
+    for weight in network.parameters():
+        assert moved[weight.data_ptr()]
+        assert all(before[task] >= readers[weight.data_ptr()] - {task} for task in moved[weight.data_ptr()])
 
 
 @pytest.mark.parametrize("num_lanes", [1, 3, 6])

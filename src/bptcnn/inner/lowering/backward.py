@@ -97,15 +97,20 @@ class Backward:
         self._weights.finish(self._writer.chains.close())
 
     def _conv(self, layer: Conv, gradient: Rows) -> None:
-        within_chains = self._weights.within_chains(layer)
-        if trains(layer) and not within_chains:
+        goes_on, within_chains = layer.inputs[0] in self._trained, self._weights.within_chains(layer)
+        # The task that makes a weight's gradient moves it, too: not before the data's gradient is made with it.
+        still_read = goes_on and not self._filters.copied(layer)
+        later = trains(layer) and not within_chains
+        if later and not still_read:
             self._weights.add_later(layer, gradient)
         if self._cuts and self._weights.waiting and flops(layer) * self._buffers.width > LONG_FLOPS:
             self._weights.write(self._writer.chains.close())
         if trains(layer) and within_chains:
             self._weights.add_here(layer, gradient)
-        if layer.inputs[0] in self._trained:
+        if goes_on:
             self._data_gradient(layer, gradient)
+        if later and still_read:
+            self._weights.add_later(layer, gradient)
 
     def _data_gradient(self, layer: Conv, gradient: Rows) -> None:
         """Of a convolution."""

@@ -47,6 +47,10 @@ class Filters:
         """Where the backward kernel finds them."""
         return self._address(self._backward, layer)
 
+    def copied(self, layer: Conv) -> bool:
+        """Whether the backward kernel reads a table, not the weights themselves."""
+        return layer.out in self._backward
+
     def write(self, writer: Writer) -> None:
         """Write the tasks that fill the tables: those of the forward pass in front of all chains, the others for gaps.
 
