@@ -206,8 +206,8 @@ class Convolution:
         if channels and (shape := shape_of(vectors, window, data, out)):
             return self.bench.copied(at_points(weight, shape))
         if not channels and (shape := gradient_shape_of(vectors, window, out, data)):
-            half = weight.flip(2, 3) if turned(window, out, data) else weight
-            return self.bench.copied(at_points(half.transpose(0, 1), shape))
+            filters = weight.flip(2, 3) if turned(window, out, data) else weight
+            return self.bench.copied(at_points(filters.transpose(0, 1), shape))
         if tile := tile_of(vectors, down, across, data, out):
             return self.bench.packed(matrices(weight.flatten(2), channels, tile.depth))
         if vectors.bf16 or grouped(vectors, across, out):

@@ -66,8 +66,8 @@ def test_tables_hold_filters_at_the_points(emit: object, ranges: list[tuple[int,
     outs, ins = (12, 5) if emit is tables.forward else (5, 12)
     bench, weight = Bench(AVX512), drawn(1, outs, ins, size, size)
     shape = Shape(size, down=1, across=1, band=1, channels=3, wide=1, groups=1)
-    half = weight.flip(2, 3) if emit is tables.turned else weight
-    expected = at_points(half if emit is tables.forward else half.transpose(0, 1), shape)
+    filters = weight.flip(2, 3) if emit is tables.turned else weight
+    expected = at_points(filters if emit is tables.forward else filters.transpose(0, 1), shape)
     name, _ = bench.emit(emit, outs, ins, size, 3)
     table, source = bench.memory(*expected.shape), bench.copied(weight)
     for first, last in ranges:

@@ -22,8 +22,8 @@ MUTEX, CONDITION, BELL = 8, 24, 40
 """Places in a bell; 128 bytes are room for a mutex or a condition of any C library."""
 
 WATCH = 1500
-"""Looks at its bell before a helper without work sleeps, its core offered to others each time: half a millisecond or
-so, longer than it takes from one step to the next where nothing else is to be done."""
+"""Looks at its bell before a helper without work sleeps, its core offered to others each time: a millisecond or so,
+longer than it takes from one step to the next where nothing else is to be done."""
 
 
 def helper(module: ir.Module, name: str, _: Vectors) -> None:

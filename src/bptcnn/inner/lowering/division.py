@@ -38,7 +38,6 @@ BY_MATRICES = _Grain(2, 5e7)
 HEAVY_FLOPS = 5e8
 """A few milliseconds of a lane: about as long as the system lets it run where others want its core."""
 
-
 TAPER = 3
 """Of what is left of a stretch, a part takes a third."""
 

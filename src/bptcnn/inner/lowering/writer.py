@@ -78,13 +78,7 @@ class Writer:
             else:
                 self.chains.split(block, self.layer, calls, 0.0, num_bytes)
 
-    def divided(
-        self,
-        kernel: str,
-        arguments: Callable[[int], tuple[int, ...]],
-        tiles: int,
-        layer: Conv,
-    ) -> None:
+    def divided(self, kernel: str, arguments: Callable[[int], tuple[int, ...]], tiles: int, layer: Conv) -> None:
         """Call a convolution for each block, in parts where lanes would have nothing to do.
 
         Args:
